@@ -1,0 +1,131 @@
+"""ASE atoms to graphs and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graph_pes.tensors import voigt_6_to_full_3x3
+
+from .graph import EDGE_VECTORS, TRIPLET_EDGES, AtomicGraph
+from .neighbours import neighbour_list
+from .properties import DEFAULT_LABELS, PROPERTIES, PropertyKey, expected_shape, label_dtype
+
+if TYPE_CHECKING:
+    import ase
+
+
+def graph_from_ase(
+    structure: ase.Atoms,
+    cutoff: float,
+    property_mapping: Mapping[str, PropertyKey] | None,
+    others_to_include: Sequence[str] | None,
+    dtype: torch.dtype | None,
+) -> AtomicGraph:
+    """See `AtomicGraph.from_ase`."""
+    dtype = dtype or torch.get_default_dtype()
+    values = _all_values(structure)
+    if property_mapping is None:
+        property_mapping = {key: key for key in DEFAULT_LABELS if key in values}
+    if others_to_include is None:
+        others_to_include = [key for key in ("total_charge", "total_spin") if key in values]
+    missing = [key for key in [*property_mapping, *others_to_include] if key not in values]
+    if missing:
+        raise ValueError(
+            f"Unable to find properties: {missing}. The structure ({structure.symbols}) has "
+            f"{sorted(values) or 'no labels'}"
+        )
+    # The list is found in double precision, from the positions as they were given.
+    pbc = torch.tensor(structure.pbc, dtype=torch.bool)
+    R = torch.tensor(structure.positions, dtype=torch.float64)
+    cell = torch.tensor(structure.cell.array, dtype=torch.float64)
+    edges, offsets = neighbour_list(R, cell, pbc, cutoff)
+    return AtomicGraph(
+        Z=torch.tensor(structure.numbers, dtype=torch.long),
+        R=R.to(dtype),
+        cell=cell.to(dtype),
+        neighbour_list=edges,
+        neighbour_cell_offsets=offsets.to(dtype),
+        properties={
+            target: _label(target, source, values[source], len(structure), dtype)
+            for source, target in property_mapping.items()
+        },
+        cutoff=float(cutoff),
+        other={key: _tensor(values[key], dtype) for key in others_to_include},
+        pbc=pbc,
+    )
+
+
+def graph_to_ase(graph: AtomicGraph) -> ase.Atoms:
+    """See `AtomicGraph.to_ase`."""
+    import ase
+
+    if graph.batch is not None:
+        raise ValueError("to_ase: expected a single structure, got a batch of them")
+
+    def array(x: Tensor) -> np.ndarray:
+        return x.detach().cpu().numpy()
+
+    atoms = ase.Atoms(
+        numbers=array(graph.Z),
+        positions=array(graph.R),
+        cell=array(graph.cell),
+        pbc=None if graph.pbc is None else array(graph.pbc),
+    )
+    for key, value in {**graph.other, **graph.properties}.items():
+        if key in (EDGE_VECTORS, TRIPLET_EDGES):
+            continue
+        per_atom = PROPERTIES[key].per == "atom" if key in PROPERTIES else False
+        if per_atom:
+            atoms.arrays[key] = array(value)
+        else:
+            atoms.info[key] = value.item() if value.dim() == 0 else array(value)
+    return atoms
+
+
+def _all_values(structure: ase.Atoms) -> dict[str, Any]:
+    """Labels by name; results of a calculator come before arrays, arrays before info."""
+    values = {**structure.info, **structure.arrays}
+    if structure.calc is not None:
+        values.update(getattr(structure.calc, "results", {}))
+    return {k: v for k, v in values.items() if v is not None and k not in ("numbers", "positions")}
+
+
+def _label(key: PropertyKey, source: str, value: Any, n_atoms: int, dtype: torch.dtype) -> Tensor:
+    if key not in PROPERTIES:
+        raise ValueError(
+            f"{source!r} is mapped to an unknown property, {key!r}: expected one of "
+            f"{sorted(PROPERTIES)}"
+        )
+    try:
+        tensor = torch.as_tensor(np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the label {source!r} is not a number or an array of numbers: {value!r}") from error
+    shape = expected_shape(key, n_atoms)
+    if shape == (3, 3) and tensor.shape == (6,):
+        tensor = voigt_6_to_full_3x3(tensor)
+    elif shape is not None and tensor.numel() == int(np.prod(shape)) and _may_reshape(tensor, shape):
+        tensor = tensor.reshape(shape)
+    if (shape is not None and tensor.shape != shape) or (shape is None and len(tensor) != n_atoms):
+        raise ValueError(
+            f"the label {source!r} ({key}) of a structure of {n_atoms} atoms should have shape "
+            f"{shape or (n_atoms, '...')}, but has {tuple(tensor.shape)}"
+        )
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"the label {source!r} ({key}) holds a value that is NaN or infinite")
+    return tensor.to(label_dtype(key, dtype))
+
+
+def _may_reshape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Only by dropping or adding axes of length one, or from nine components to 3×3."""
+    squeezed = tuple(n for n in tensor.shape if n != 1)
+    return squeezed == tuple(n for n in shape if n != 1) or (tensor.shape == (9,) and shape == (3, 3))
+
+
+def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
+    tensor = torch.as_tensor(np.asarray(value))
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -1,0 +1,150 @@
+"""Neighbour lists, and changes to them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graph_pes.tensors import determinant_3x3
+
+from .graph import EDGE_VECTORS, TRIPLET_EDGES, AtomicGraph
+from .ops import neighbour_distances, number_of_atoms, number_of_edges
+
+
+def neighbour_list(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """All pairs of atoms closer than a cutoff, images of an atom itself included.
+
+    Computed by vesin, on the device that the positions are on.
+
+    Parameters
+    ----------
+    R
+        Positions in Å, shape (N, 3).
+    cell
+        Lattice vectors as rows, in Å, shape (3, 3).
+    pbc
+        Periodic directions, booleans of shape (3,).
+    cutoff
+        In Å.
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        The pairs (i, j), shape (2, E), int64, sorted by i; and the lattice translation of
+        each j, shape (E, 3), in the dtype of ``R``.
+
+    Raises
+    ------
+    ValueError
+        If positions are not finite, a periodic direction has no lattice vector, or the
+        lattice vectors are not independent.
+    """
+    cell = _checked_cell(R, cell, pbc)
+    N = R.shape[0]
+    if N == 0 or cutoff <= 0:
+        return R.new_zeros((2, 0), dtype=torch.long), R.new_zeros(0, 3)
+    find = _vesin_on_device if R.is_cuda else _vesin_on_cpu
+    i, j, offsets = find(R.detach().double(), cell.double(), pbc, float(cutoff))
+    order = torch.argsort(i, stable=True)
+    return torch.stack([i, j])[:, order], offsets[order].to(R.dtype)
+
+
+def _vesin_on_cpu(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+    import vesin
+
+    calculator = vesin.NeighborList(cutoff=cutoff, full_list=True)
+    i, j, offsets = calculator.compute(
+        R.numpy(), cell.numpy(), pbc.tolist(), quantities="ijS", copy=True
+    )
+    return (
+        torch.from_numpy(i.astype("int64")),
+        torch.from_numpy(j.astype("int64")),
+        torch.from_numpy(offsets.astype("int64")),
+    )
+
+
+def _vesin_on_device(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+    try:
+        from vesin.torch import NeighborList
+    except ImportError as error:
+        raise ImportError(
+            "Neighbour lists on a GPU need vesin-torch: pip install 'graph-pes[gpu]'"
+        ) from error
+    calculator = NeighborList(cutoff=cutoff, full_list=True)
+    i, j, offsets = calculator.compute(R, cell, pbc, "ijS")
+    return i.long(), j.long(), offsets
+
+
+def _checked_cell(R: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+    """The cell, with unit vectors for directions that have none and are not periodic."""
+    if not torch.isfinite(R).all():
+        bad = (~torch.isfinite(R)).any(-1).nonzero()[0].item()
+        raise ValueError(f"positions must be finite, but atom {bad} is at {R[bad].tolist()}")
+    missing = (cell == 0).all(-1)
+    if (missing & pbc).any():
+        axis = "abc"[int((missing & pbc).nonzero()[0])]
+        raise ValueError(
+            f"the structure is periodic along {axis}, but that lattice vector is zero: "
+            f"set the cell, or switch off periodic boundary conditions (pbc={pbc.tolist()})"
+        )
+    if not pbc.any():
+        return torch.zeros_like(cell)
+    if missing.any():
+        present = cell[~missing].double()
+        # Any vectors that are independent of the periodic ones do: no image along them counts.
+        normal = torch.linalg.svd(present, full_matrices=True).Vh[present.shape[0] :]
+        cell = cell.double().index_put((missing.nonzero()[:, 0],), normal)
+    scale = cell.norm(dim=-1).prod()
+    if determinant_3x3(cell).abs() < 1e-9 * scale:
+        raise ValueError(
+            "the structure is periodic, but its cell has zero volume (its lattice vectors are "
+            f"not independent): {cell.tolist()}"
+        )
+    return cell
+
+
+def select_edges(graph: AtomicGraph, keep: Tensor) -> AtomicGraph:
+    """The graph with only those edges where ``keep``, shape (E,), is true."""
+    other = dict(graph.other)
+    if EDGE_VECTORS in other:
+        other[EDGE_VECTORS] = other[EDGE_VECTORS][keep]
+    if TRIPLET_EDGES in other:
+        triplets = other[TRIPLET_EDGES]
+        new_index = torch.cumsum(keep, 0) - 1
+        other[TRIPLET_EDGES] = new_index[triplets[:, keep[triplets].all(0)]]
+    return graph._replace(
+        neighbour_list=graph.neighbour_list[:, keep],
+        neighbour_cell_offsets=graph.neighbour_cell_offsets[keep],
+        other=other,
+    )
+
+
+def trim_edges(graph: AtomicGraph, cutoff: float) -> AtomicGraph:
+    """Drop the edges longer than a cutoff.
+
+    Raises
+    ------
+    ValueError
+        If the neighbours of the graph were only listed up to a shorter distance.
+    """
+    if graph.cutoff + 1e-5 < cutoff:
+        raise ValueError(
+            f"neighbours up to {cutoff:g} Å are needed, but the graph only lists them up to "
+            f"{graph.cutoff:g} Å: build it with AtomicGraph.from_ase(structure, cutoff={cutoff:g})"
+        )
+    if graph.cutoff <= cutoff:
+        return graph
+    return select_edges(graph, neighbour_distances(graph) <= cutoff)._replace(cutoff=cutoff)
+
+
+def keep_at_most_k_neighbours(graph: AtomicGraph, k: int) -> AtomicGraph:
+    """Keep the k nearest neighbours of each atom (all, where there are fewer)."""
+    i, distances = graph.neighbour_list[0], neighbour_distances(graph).detach()
+    order = torch.argsort(distances, stable=True)
+    order = order[torch.argsort(i[order], stable=True)]  # by atom, then by distance
+    counts = torch.bincount(i, minlength=number_of_atoms(graph))
+    first = torch.cumsum(counts, 0) - counts
+    rank = torch.arange(number_of_edges(graph), device=i.device) - first[i[order]]
+    keep = torch.zeros_like(i, dtype=torch.bool)
+    keep[order] = rank < k
+    return select_edges(graph, keep)

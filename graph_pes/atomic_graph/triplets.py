@@ -1,0 +1,64 @@
+"""Three-body indices: pairs of edges that share their central atom."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .graph import TRIPLET_EDGES, AtomicGraph
+from .ops import neighbour_distances, number_of_atoms
+
+
+def edge_pairs(central_atoms: Tensor, n_atoms: int) -> Tensor:
+    """Every ordered pair of different edges with the same central atom.
+
+    Parameters
+    ----------
+    central_atoms
+        Shape (E,), sorted.
+
+    Returns
+    -------
+    Tensor
+        Edge indices, shape (2, T).
+
+    Examples
+    --------
+    >>> edge_pairs(torch.tensor([0, 0, 1]), n_atoms=2)
+    tensor([[0, 1],
+            [1, 0]])
+    """
+    counts = torch.bincount(central_atoms, minlength=n_atoms)
+    first = torch.cumsum(counts, 0) - counts
+    partners = counts[central_atoms]  # edges around the same atom, this one included
+    a = torch.repeat_interleave(torch.arange(len(central_atoms), device=counts.device), partners)
+    start = torch.cumsum(partners, 0) - partners
+    rank = torch.arange(a.shape[0], device=a.device) - start[a]
+    b = first[central_atoms[a]] + rank
+    return torch.stack([a, b])[:, a != b]
+
+
+def triplet_edges(graph: AtomicGraph, cutoff: float) -> Tensor:
+    """Every ordered pair of different edges, both within a cutoff, around the same atom.
+
+    Parameters
+    ----------
+    cutoff
+        In Å.
+
+    Returns
+    -------
+    Tensor
+        Indices (ij, ik) into the edges of the graph, shape (2, T).
+    """
+    within = neighbour_distances(graph).detach() <= cutoff
+    if TRIPLET_EDGES in graph.other:
+        pairs = graph.other[TRIPLET_EDGES]
+        return pairs[:, within[pairs].all(0)]
+    edges = within.nonzero()[:, 0]
+    return edges[edge_pairs(graph.neighbour_list[0, edges], number_of_atoms(graph))]
+
+
+def with_triplets(graph: AtomicGraph, cutoff: float) -> AtomicGraph:
+    """The same graph with the triplets up to a cutoff found once and for all."""
+    return graph._replace(other={**graph.other, TRIPLET_EDGES: triplet_edges(graph, cutoff)})

@@ -1,0 +1,396 @@
+"""What every model is: a module that maps a graph to predictions, and how it predicts."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, ABCMeta, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from graph_pes.atomic_graph import (
+    PROPERTIES,
+    AtomicGraph,
+    PropertyKey,
+    has_cell,
+    is_batch,
+    neighbour_vectors,
+    to_batch,
+    trim_edges,
+    with_edge_vectors,
+)
+from graph_pes.nn.float64 import Float64Tensors
+from graph_pes.nn.per_element import PerElementParameter
+from graph_pes.periodic_table import symbols_of
+
+from .derivatives import (
+    checked_volumes,
+    energy_and_derivatives,
+    stress_from_virial,
+    virial_from_stress,
+)
+
+if TYPE_CHECKING:
+    from graph_pes.drivers.ase import GraphPESCalculator
+
+#: Properties that follow from the energy of a model.
+DERIVED_FROM_ENERGY = ("energy", "forces", "stress", "virial")
+
+
+class _RecordsArguments(ABCMeta):
+    """Remembers the arguments a model was made with: they are its configuration in files."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        model = super().__call__(*args, **kwargs)
+        bound = inspect.signature(cls.__init__).bind(model, *args, **kwargs)
+        bound.apply_defaults()
+        first, *_ = bound.arguments  # self
+        model.__dict__["constructor_arguments"] = {
+            key: value for key, value in bound.arguments.items() if key != first
+        }
+        return model
+
+
+class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
+    """Maps graphs to properties.
+
+    Parameters
+    ----------
+    cutoff
+        The distance, in Å, beyond which atoms do not interact directly. ``forward`` gets
+        edges up to this length only.
+    implemented_properties
+        The keys of what ``forward`` returns.
+    three_body_cutoff
+        The distance up to which triplets of atoms are formed, for models that have them.
+    """
+
+    cutoff: Tensor
+    three_body_cutoff: Tensor
+    _has_been_pre_fit: Tensor
+
+    def __init__(
+        self,
+        cutoff: float,
+        implemented_properties: Sequence[PropertyKey],
+        three_body_cutoff: float | None = None,
+    ):
+        super().__init__()
+        self.register_float64_buffer("cutoff", torch.tensor(float(cutoff), dtype=torch.float64))
+        self.register_float64_buffer(
+            "three_body_cutoff", torch.tensor(float(three_body_cutoff or 0), dtype=torch.float64)
+        )
+        self.register_buffer("_has_been_pre_fit", torch.tensor(False))
+        self.implemented_properties = list(implemented_properties)
+
+    @abstractmethod
+    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        """Predict ``implemented_properties``; the only method a new model has to write.
+
+        Edge vectors and distances come from `neighbour_vectors` and `neighbour_distances`.
+        """
+
+    @abstractmethod
+    def predict(
+        self, graph: AtomicGraph, properties: Sequence[PropertyKey]
+    ) -> dict[PropertyKey, Tensor]:
+        """Predict the given properties of one structure or of a batch."""
+
+    def _prepared(self, graph: AtomicGraph, properties: Sequence[PropertyKey]) -> AtomicGraph:
+        """A batch of the edges this model needs, after checking what was asked for."""
+        known = set(self.implemented_properties)
+        if "local_energies" in known:
+            known.update(DERIVED_FROM_ENERGY)
+        unknown = [key for key in properties if key not in known]
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} can't predict {unknown}: it predicts {sorted(known)}"
+            )
+        graph = graph if is_batch(graph) else to_batch([graph._replace(properties={})])
+        return trim_edges(graph, self.cutoff_value)
+
+    # --- pre-fitting ---
+
+    @torch.no_grad()
+    def pre_fit_all_components(self, graphs: Sequence[AtomicGraph]) -> None:
+        """Fit what can be fitted directly to data, before training.
+
+        Calls ``pre_fit(batch)`` once on this model and on each of its modules that has such a
+        method, and notes the elements. A model is pre-fitted once: later calls only note the
+        elements, so that a trained model stays as it was.
+
+        Raises
+        ------
+        ValueError
+            If there are no graphs.
+        """
+        if len(graphs) == 0:
+            raise ValueError("pre_fit_all_components: expected at least one graph, got none")
+        batch = to_batch([trim_edges(g, self.cutoff_value) for g in graphs])
+        for module in [] if self._has_been_pre_fit else list(self.modules()):
+            already = isinstance(module, GraphPropertyModel) and bool(module._has_been_pre_fit)
+            if hasattr(module, "pre_fit") and not already:
+                module.pre_fit(batch)
+        for module in self.modules():
+            if isinstance(module, PerElementParameter):
+                module.register_elements(batch.Z.unique().tolist())
+            if isinstance(module, GraphPropertyModel):
+                module._has_been_pre_fit.fill_(True)
+
+    def pre_fit(self, graphs: AtomicGraph) -> None:
+        """Fit this module to a batch of training data; nothing by default."""
+
+    def non_decayable_parameters(self) -> list[nn.Parameter]:
+        """Parameters that weight decay would spoil, such as energies of atoms."""
+        return [
+            parameter
+            for module in self.modules()
+            if module is not self and hasattr(module, "non_decayable_parameters")
+            for parameter in module.non_decayable_parameters()
+        ]
+
+    # --- what it knows of itself ---
+
+    @property
+    def cutoff_value(self) -> float:
+        """The cutoff in Å as a number."""
+        return float(self.cutoff)
+
+    @property
+    def elements_seen(self) -> list[str]:
+        """Symbols of the elements that the model was given values for, or was fitted to."""
+        seen: set[int] = set()
+        for module in self.modules():
+            if isinstance(module, PerElementParameter):
+                seen.update(module.registered_elements)
+        return symbols_of(seen)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.cutoff.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Precision in which the model wants its geometry; None if it uses none.
+
+        The highest one among its parameters and buffers, apart from those that are always
+        in double precision (offsets, cutoffs).
+        """
+        dtypes = [
+            tensor.dtype
+            for module in self.modules()
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]
+            if tensor is not None and tensor.is_floating_point()
+            if not (isinstance(module, Float64Tensors) and name in module.float64_names)
+        ]
+        return max(dtypes, key=lambda dtype: torch.finfo(dtype).bits, default=None)
+
+    # --- extra state, for authors of models that have any ---
+
+    @property
+    def extra_state(self) -> Any:
+        """State besides parameters and buffers: override, with a setter, to save some."""
+        return {}
+
+    @extra_state.setter
+    def extra_state(self, state: Any) -> None: ...
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """See ``torch.nn.Module.get_extra_state``."""
+        return {"extra": self.extra_state}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """See ``torch.nn.Module.set_extra_state``."""
+        self.extra_state = state["extra"]
+
+
+def in_precision_of(model: GraphPropertyModel, graph: AtomicGraph) -> AtomicGraph:
+    """The graph with its geometry in the precision of a model.
+
+    Edge vectors are computed in the precision of the positions first.
+    """
+    dtype = model.dtype
+    if dtype is None or dtype == graph.R.dtype == neighbour_vectors(graph).dtype:
+        return graph
+    vectors = neighbour_vectors(graph).to(dtype)
+    return with_edge_vectors(
+        graph._replace(
+            R=graph.R.to(dtype),
+            cell=graph.cell.to(dtype),
+            neighbour_cell_offsets=graph.neighbour_cell_offsets.to(dtype),
+        ),
+        vectors,
+    )
+
+
+def _outside_inference_mode(graph: AtomicGraph) -> AtomicGraph:
+    """The graph with copies of the tensors that were made in inference mode."""
+    if not graph.R.is_inference():
+        return graph
+    return AtomicGraph(*(x.clone() if isinstance(x, Tensor) else x for x in graph))
+
+
+def _finished(
+    predictions: dict[PropertyKey, Tensor],
+    properties: Sequence[PropertyKey],
+    *,
+    was_batch: bool,
+    detach: bool,
+) -> dict[PropertyKey, Tensor]:
+    """The predictions asked for, without the batch dimension that was added."""
+    result = {}
+    for key in properties:
+        value = predictions[key].detach() if detach else predictions[key]
+        per_atom = PROPERTIES[key].per == "atom" if key in PROPERTIES else False
+        result[key] = value if was_batch or per_atom else value[0]
+    return result
+
+
+class GraphPESModel(GraphPropertyModel):
+    """A potential-energy surface: a sum of local energies.
+
+    Authors write ``__init__`` and ``forward``, which returns at least ``local_energies``
+    (N,) in eV. Energies, forces, stress and virial follow; a model may also predict any of
+    these directly, by naming them in ``implemented_properties``.
+
+    Examples
+    --------
+    >>> class Spring(GraphPESModel):
+    ...     def __init__(self, k: float = 1.0, cutoff: float = 3.0):
+    ...         super().__init__(cutoff, implemented_properties=["local_energies"])
+    ...         self.k = torch.nn.Parameter(torch.tensor(k))
+    ...
+    ...     def forward(self, graph):
+    ...         r = neighbour_distances(graph)
+    ...         return {"local_energies": sum_over_neighbours(self.k * (3 - r) ** 2, graph)}
+    >>> from ase.build import molecule
+    >>> from graph_pes.atomic_graph import neighbour_distances, sum_over_neighbours
+    >>> Spring().predict_forces(AtomicGraph.from_ase(molecule("H2"), 3.0)).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        cutoff: float,
+        implemented_properties: Sequence[PropertyKey],
+        three_body_cutoff: float | None = None,
+    ):
+        if "local_energies" not in implemented_properties:
+            raise ValueError(
+                "All GraphPESModels must implement a 'local_energies' prediction, but "
+                f"{type(self).__name__} implements {list(implemented_properties)}"
+            )
+        super().__init__(cutoff, implemented_properties, three_body_cutoff)
+
+    def predict(
+        self, graph: AtomicGraph, properties: Sequence[PropertyKey]
+    ) -> dict[PropertyKey, Tensor]:
+        """Predict properties of one structure or of a batch.
+
+        Derivatives are taken also inside ``torch.no_grad()``. In training mode the results
+        can be differentiated; in evaluation mode they are detached.
+
+        Parameters
+        ----------
+        graph
+            With edges at least up to the cutoff of the model.
+        properties
+            Any of ``energy`` () in eV, ``forces`` (N, 3) in eV/Å, ``stress`` (3, 3) in
+            eV/Å^3, ``virial`` (3, 3) in eV, and what the model implements itself. For a batch
+            of S structures, those of structures have a first dimension S. Energies are
+            float64, the rest has the precision of the model.
+
+        Raises
+        ------
+        ValueError
+            If a property can't be predicted, if the graph lacks edges, or if stress is asked
+            of a structure without a cell.
+        """
+        own, asked = set(self.implemented_properties), set(properties)
+        forces = "forces" in asked - own
+        virial = bool(asked & {"stress", "virial"}) and not own & {"stress", "virial"}
+        differentiate = forces or virial or torch.is_grad_enabled()
+        # Tensors made in inference mode can't be differentiated: leave it.
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
+            batch = self._prepared(_outside_inference_mode(graph), properties)
+            if "stress" in asked:
+                checked_volumes(batch)
+            predictions = energy_and_derivatives(
+                lambda g: self(in_precision_of(self, g)),
+                batch,
+                forces=forces,
+                virial=virial,
+                keep_graph=self.training,
+            )
+            if "stress" in asked and "stress" not in predictions:
+                predictions["stress"] = stress_from_virial(predictions["virial"], batch)
+            if "virial" in asked and "virial" not in predictions:
+                predictions["virial"] = virial_from_stress(predictions["stress"], batch)
+        dtype = self.dtype
+        for key in ("forces", "stress", "virial"):
+            if dtype is not None and key in predictions:
+                predictions[key] = predictions[key].to(dtype)
+        return _finished(
+            predictions, properties, was_batch=is_batch(graph), detach=not self.training
+        )
+
+    def get_all_PES_predictions(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        """Energy, forces and local energies; stress and virial too if there is a cell."""
+        properties = ["energy", "forces", "local_energies"]
+        if has_cell(graph):
+            properties += ["stress", "virial"]
+        return self.predict(graph, properties)
+
+    def predict_energy(self, graph: AtomicGraph) -> Tensor:
+        """Total energy in eV: shape (), or (S,) for a batch."""
+        return self.predict(graph, ["energy"])["energy"]
+
+    def predict_forces(self, graph: AtomicGraph) -> Tensor:
+        """Forces in eV/Å: shape (N, 3)."""
+        return self.predict(graph, ["forces"])["forces"]
+
+    def predict_stress(self, graph: AtomicGraph) -> Tensor:
+        """Stress in eV/Å^3, positive under tension: shape (3, 3), or (S, 3, 3) for a batch."""
+        return self.predict(graph, ["stress"])["stress"]
+
+    def predict_virial(self, graph: AtomicGraph) -> Tensor:
+        """Virial in eV, minus stress times volume: shape (3, 3), or (S, 3, 3) for a batch."""
+        return self.predict(graph, ["virial"])["virial"]
+
+    def predict_local_energies(self, graph: AtomicGraph) -> Tensor:
+        """Energies of the atoms in eV: shape (N,)."""
+        return self.predict(graph, ["local_energies"])["local_energies"]
+
+    def ase_calculator(
+        self,
+        device: torch.device | str | None = None,
+        skin: float = 1.0,
+        cache_threebody: bool = True,
+    ) -> GraphPESCalculator:
+        """An ASE calculator of this model; see `GraphPESCalculator`."""
+        from graph_pes.drivers.ase import GraphPESCalculator
+
+        return GraphPESCalculator(self, device, skin=skin, cache_threebody=cache_threebody)
+
+
+class GraphTensorModel(GraphPropertyModel):
+    """Predicts a tensor of each atom directly, without derivatives.
+
+    ``forward`` returns what ``implemented_properties`` names, ``tensor`` (N, ...) as a rule.
+    """
+
+    def __init__(self, cutoff: float, implemented_properties: Sequence[PropertyKey] = ("tensor",)):
+        super().__init__(cutoff, implemented_properties)
+
+    def predict(
+        self, graph: AtomicGraph, properties: Sequence[PropertyKey] = ("tensor",)
+    ) -> dict[PropertyKey, Tensor]:
+        """Predict properties of one structure or of a batch; detached in evaluation mode."""
+        batch = self._prepared(graph, properties)
+        predictions = self(in_precision_of(self, batch))
+        return _finished(
+            predictions, properties, was_batch=is_batch(graph), detach=not self.training
+        )

@@ -1,0 +1,133 @@
+"""Bases in which distances are expanded."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class DistanceExpansion(nn.Module, ABC):
+    """Expands distances in a set of functions.
+
+    Parameters
+    ----------
+    n_features
+        Number of functions, B.
+    cutoff
+        In Å.
+    trainable
+        Whether the parameters of the functions are trained.
+    """
+
+    def __init__(self, n_features: int, cutoff: float, trainable: bool = True):
+        super().__init__()
+        self.n_features, self.cutoff, self.trainable = n_features, float(cutoff), trainable
+
+    @abstractmethod
+    def expand(self, r: Tensor) -> Tensor:
+        """Expand distances of shape (..., 1): result (..., B)."""
+
+    def forward(self, r: Tensor) -> Tensor:
+        """Expand distances of shape (...) or (..., 1): result (..., B)."""
+        column = r if r.dim() > 1 and r.shape[-1] == 1 else r.unsqueeze(-1)
+        return self.expand(column)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"n_features={self.n_features}, cutoff={self.cutoff:.3g}, trainable={self.trainable}"
+
+
+def _frequencies(n: int, cutoff: float, trainable: bool) -> nn.Parameter:
+    return nn.Parameter(
+        torch.arange(1, n + 1, dtype=torch.get_default_dtype()) * math.pi / cutoff,
+        requires_grad=trainable,
+    )
+
+
+class Bessel(DistanceExpansion):
+    r"""Spherical Bessel functions of order zero.
+
+    .. math::  \phi_n(r) = \sqrt{2 / r_c} \, \frac{\sin(f_n r)}{r}, \qquad f_n = n \pi / r_c
+
+    Gasteiger, Groß and Günnemann, doi:10.48550/arXiv.2003.03123. The frequencies are trained.
+    """
+
+    def __init__(self, n_features: int, cutoff: float, trainable: bool = True):
+        super().__init__(n_features, cutoff, trainable)
+        self.frequencies = _frequencies(n_features, cutoff, trainable)
+
+    def expand(self, r: Tensor) -> Tensor:  # noqa: D102
+        # sinc is finite, and differentiable, at r = 0.
+        x = self.frequencies * r
+        return math.sqrt(2 / self.cutoff) * self.frequencies * torch.sinc(x / math.pi)
+
+
+class GaussianSmearing(DistanceExpansion):
+    r"""Gaussians on an even grid, :math:`\phi_n(r) = \exp(-\gamma (r - \mu_n)^2)`.
+
+    The width is that of the grid, :math:`\gamma = (2 (r_c / B)^2)^{-1}`. Centres and width are
+    trained. Schütt et al., doi:10.1063/1.5019779.
+    """
+
+    def __init__(self, n_features: int, cutoff: float, trainable: bool = True):
+        super().__init__(n_features, cutoff, trainable)
+        dtype = torch.get_default_dtype()
+        coefficient = torch.tensor(-1 / (2 * (cutoff / n_features) ** 2), dtype=dtype)
+        self.coef = nn.Parameter(coefficient, requires_grad=trainable)
+        self.centers = nn.Parameter(
+            torch.linspace(0, cutoff, n_features, dtype=dtype), requires_grad=trainable
+        )
+
+    def expand(self, r: Tensor) -> Tensor:  # noqa: D102
+        return torch.exp(self.coef * (r - self.centers) ** 2)
+
+
+class SinExpansion(DistanceExpansion):
+    r"""Sines, :math:`\phi_n(r) = \sin(f_n r)` with :math:`f_n = n \pi / r_c` to begin with."""
+
+    def __init__(self, n_features: int, cutoff: float, trainable: bool = True):
+        super().__init__(n_features, cutoff, trainable)
+        self.frequencies = _frequencies(n_features, cutoff, trainable)
+
+    def expand(self, r: Tensor) -> Tensor:  # noqa: D102
+        return torch.sin(r * self.frequencies)
+
+
+class ExponentialRBF(DistanceExpansion):
+    r"""Gaussians in :math:`e^{-r}`: :math:`\phi_n(r) = \exp(-\beta_n (e^{-r} - \mu_n)^2)`.
+
+    Unke and Meuwly, doi:10.1021/acs.jctc.9b00181. Centres and widths are trained.
+    """
+
+    def __init__(self, n_features: int, cutoff: float, trainable: bool = True):
+        super().__init__(n_features, cutoff, trainable)
+        dtype = torch.get_default_dtype()
+        closest = math.exp(-cutoff)
+        beta = (2 * (1 - closest) / n_features) ** -2
+        self.beta = nn.Parameter(
+            torch.full((n_features,), beta, dtype=dtype), requires_grad=trainable
+        )
+        self.centers = nn.Parameter(
+            torch.linspace(closest, 1, n_features, dtype=dtype), requires_grad=trainable
+        )
+
+    def expand(self, r: Tensor) -> Tensor:  # noqa: D102
+        return torch.exp(-self.beta * (torch.exp(-r) - self.centers) ** 2)
+
+
+def get_distance_expansion(name: str | type[DistanceExpansion]) -> type[DistanceExpansion]:
+    """The class of an expansion, which may be given by its name.
+
+    Raises
+    ------
+    ValueError
+        If there is no expansion of that name.
+    """
+    if isinstance(name, type) and issubclass(name, DistanceExpansion):
+        return name
+    known = {cls.__name__: cls for cls in (Bessel, GaussianSmearing, SinExpansion, ExponentialRBF)}
+    if name not in known:
+        raise ValueError(f"Unknown distance expansion {name!r}: expected one of {sorted(known)}")
+    return known[name]
