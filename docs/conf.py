@@ -54,10 +54,10 @@ doctest_test_doctest_blocks = ""
 
 nitpick_ignore_regex = [
     # other packages: the build does not use the network to resolve them
-    (r"py:.*", r"(ase|collections|data2objects|e3nn|np|numpy|pathlib|pl|torch|typing)\..*"),
+    (r"py:.*", r"(abc|ase|collections|data2objects|e3nn|np|numpy|pathlib|pl|torch|typing)\..*"),
     (r"py:.*", r"(nn|pytorch_lightning|torchmetrics)\..*"),
     (r"py:class", r"(Any|Callable|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)"),
-    (r"py:class", r"(Atoms|Dataset|DataLoader|Tensor|LightningModule|Trainer)"),
+    (r"py:class", r"(Atoms|Dataset|DataLoader|LightningModule|Module|Tensor|Trainer)"),
     (r"py:obj", r".*"),
 ]
 

@@ -48,7 +48,7 @@ if [[ ! -x $venv/bin/python || ! -f $home || $(<"$home") != "$(pwd -P)" ]]; then
 fi
 
 install() {
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check \
         --constraint constraints.txt "$@"
 }
 
