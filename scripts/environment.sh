@@ -18,14 +18,15 @@ new_enough() {
 }
 
 find_python() {
-    local candidate
+    local candidate found
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
         if new_enough "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    echo "graph-pes needs Python 3.11 or later; found $("${PYTHON:-python3}" --version 2>&1)." >&2
+    found=$("${PYTHON:-python3}" --version 2>/dev/null | head -n 1) || true
+    echo "graph-pes needs Python 3.11 or later; found ${found:-no ${PYTHON:-python3}}." >&2
     echo "Name another interpreter with PYTHON=/path/to/python3." >&2
     return 1
 }
