@@ -1,7 +1,13 @@
 """graph_pes: one interface for graph-based machine-learned interatomic potentials."""
 
 from graph_pes.atomic_graph import AtomicGraph
-from graph_pes.models.base import GraphPESModel, GraphPropertyModel, GraphTensorModel
+from graph_pes.models import (
+    GraphPESModel,
+    GraphPropertyModel,
+    GraphTensorModel,
+    load_model,
+    save_model,
+)
 
 __version__ = "2.0.0a0"
 
@@ -11,4 +17,6 @@ __all__ = [
     "GraphPropertyModel",
     "GraphTensorModel",
     "__version__",
+    "load_model",
+    "save_model",
 ]

@@ -130,11 +130,14 @@ def virial_from_stress(stress: Tensor, graph: AtomicGraph) -> Tensor:
     return -stress * get_cell_volume(graph).view(-1, 1, 1).to(stress.dtype)
 
 
+def has_volume(graph: AtomicGraph) -> Tensor:
+    """Whether the lattice vectors span a volume: booleans of shape (), or (S,) for a batch."""
+    return get_cell_volume(graph) > 1e-6 * graph.cell.norm(dim=-1).prod(-1)
+
+
 def checked_volumes(graph: AtomicGraph) -> Tensor:
     """Volumes (S,) of the cells of a batch, none of them zero."""
-    volumes = get_cell_volume(graph)
-    extent = graph.cell.norm(dim=-1).prod(-1)
-    flat = volumes <= 1e-6 * extent
+    flat = ~has_volume(graph)
     if flat.any():
         which = flat.nonzero()[:, 0].tolist()
         name = f"structure {which[0]} of the batch" if len(flat) > 1 else "the structure"
@@ -143,7 +146,7 @@ def checked_volumes(graph: AtomicGraph) -> Tensor:
             f"({graph.cell[which[0]].tolist()}). Predict the virial instead, or leave out "
             "structures without a cell."
         )
-    return volumes
+    return get_cell_volume(graph)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""PaiNN: a polarizable atom interaction neural network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graph_pes.atomic_graph import (
+    DEFAULT_CUTOFF,
+    AtomicGraph,
+    PropertyKey,
+    index_over_neighbours,
+    neighbour_vectors,
+    sum_over_neighbours,
+)
+from graph_pes.nn.envelopes import PolynomialEnvelope
+from graph_pes.nn.mlp import MLP
+from graph_pes.nn.per_element import PerElementEmbedding
+from graph_pes.nn.radial import Bessel
+from graph_pes.nn.scaling import LocalEnergiesScaler
+from graph_pes.tensors import safe_norm
+
+from .base import GraphPESModel
+
+
+class Interaction(nn.Module):
+    r"""Messages from neighbours, equations 7 and 8 of the paper.
+
+    .. math::
+
+        \Delta s_i = \sum_j \phi_s(s_j) W_s(r_{ij}), \qquad
+        \Delta \mathbf{v}_i = \sum_j \phi_{vs}(s_j) W_{vs}(r_{ij}) \, \hat{\mathbf{r}}_{ij}
+        + \mathbf{v}_j \, \phi_{vv}(s_j) W_{vv}(r_{ij})
+
+    Parameters
+    ----------
+    channels
+        C.
+    radial_features
+        B.
+    first
+        Whether vectors are still zero, so that the last term vanishes.
+    """
+
+    def __init__(self, channels: int, radial_features: int, first: bool):
+        super().__init__()
+        self.n_filters = 2 if first else 3
+        self.filters = nn.Linear(radial_features, self.n_filters * channels)
+        self.phi = MLP([channels, channels, self.n_filters * channels], activation="SiLU")
+
+    def forward(
+        self, s: Tensor, v: Tensor | None, basis: Tensor, directions: Tensor, graph: AtomicGraph
+    ) -> tuple[Tensor, Tensor]:
+        """From s (N, C), v (N, 3, C), basis (E, B + 1), directions (E, 3): changes of s and v."""
+        # The last basis function is the envelope itself, which multiplies the bias.
+        weight = torch.cat([self.filters.weight, self.filters.bias[:, None]], dim=1)
+        x = index_over_neighbours(self.phi(s), graph) * (basis @ weight.T)  # (E, 2 or 3 C)
+        ds, *x_v = x.chunk(self.n_filters, dim=-1)
+        dv = x_v[0].unsqueeze(1) * directions.unsqueeze(2)  # (E, 3, C)
+        if v is not None:
+            dv = torch.addcmul(dv, x_v[1].unsqueeze(1), index_over_neighbours(v, graph))
+        return sum_over_neighbours(ds, graph), sum_over_neighbours(dv, graph)
+
+
+class Update(nn.Module):
+    r"""Mixing of channels within each atom, equations 9 and 10 of the paper.
+
+    .. math::
+
+        \Delta s_i = a_{ss} + a_{sv} \langle U\mathbf{v}_i, V\mathbf{v}_i \rangle, \qquad
+        \Delta \mathbf{v}_i = a_{vv} \, U\mathbf{v}_i, \qquad
+        (a_{ss}, a_{sv}, a_{vv}) = a(s_i, \|V\mathbf{v}_i\|)
+
+    Parameters
+    ----------
+    channels
+        C.
+    last
+        Whether nothing reads the vectors afterwards, so that they need no update.
+    """
+
+    def __init__(self, channels: int, last: bool):
+        super().__init__()
+        self.last = last
+        self.UV = nn.Linear(channels, 2 * channels, bias=False)
+        self.a = MLP([2 * channels, channels, (2 if last else 3) * channels], activation="SiLU")
+
+    def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """From s (N, C) and v (N, 3, C) to their new values."""
+        Uv, Vv = self.UV(v).chunk(2, dim=-1)
+        a = self.a(torch.cat([s, safe_norm(Vv, dim=1, epsilon=1e-8)], dim=-1))
+        a_ss, a_sv, *a_vv = a.chunk(2 if self.last else 3, dim=-1)
+        s = s + a_ss + a_sv * (Uv * Vv).sum(1)
+        if not self.last:
+            v = torch.addcmul(v, a_vv[0].unsqueeze(1), Uv)
+        return s, v
+
+
+class PaiNN(GraphPESModel):
+    r"""Polarizable atom interaction neural network.
+
+    Schütt, Unke and Gastegger, doi:10.48550/arXiv.2102.03150. Each atom carries C scalars and
+    C vectors; layers pass messages between neighbours, then mix the channels of each atom, and
+    an MLP reads the local energy from the scalars. Local energies are scaled per element.
+
+    As in graph-pes 1, and unlike the paper, the frequencies of the radial basis are trained
+    and the envelope is a polynomial. The vector output of the last layer, which no energy
+    depends on, is not computed.
+
+    Parameters
+    ----------
+    channels
+        C.
+    radial_features
+        Number of radial basis functions, B.
+    layers
+        Number of interactions.
+    cutoff
+        In Å.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> model = PaiNN(channels=16, layers=2, cutoff=4.0)
+    >>> model.predict_forces(AtomicGraph.from_ase(molecule("CH4"), cutoff=4.0)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        channels: int = 32,
+        radial_features: int = 20,
+        layers: int = 3,
+        cutoff: float = DEFAULT_CUTOFF,
+    ):
+        super().__init__(cutoff, implemented_properties=["local_energies"])
+        self.embedding = PerElementEmbedding(channels)
+        self.radial = Bessel(radial_features, cutoff)
+        self.envelope = PolynomialEnvelope(cutoff)
+        self.interactions = nn.ModuleList(
+            Interaction(channels, radial_features, first=n == 0) for n in range(layers)
+        )
+        self.updates = nn.ModuleList(Update(channels, last=n == layers - 1) for n in range(layers))
+        self.read_out = MLP([channels, channels, 1], activation="SiLU")
+        self.scaler = LocalEnergiesScaler()
+
+    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        """Local energies, shape (N,)."""
+        vectors = neighbour_vectors(graph)  # (E, 3)
+        r = safe_norm(vectors).unsqueeze(-1)  # (E, 1)
+        directions = vectors / r
+        envelope = self.envelope(r)
+        basis = torch.cat([self.radial(r) * envelope, envelope], dim=-1)  # (E, B + 1)
+        s, v = self.embedding(graph.Z), None
+        for interaction, update in zip(self.interactions, self.updates, strict=True):
+            ds, dv = interaction(s, v, basis, directions, graph)
+            s, v = update(s + ds, dv if v is None else v + dv)
+        return {"local_energies": self.scaler(self.read_out(s), graph)}
