@@ -28,7 +28,7 @@ def graph_from_ase(
 ) -> AtomicGraph:
     """See `AtomicGraph.from_ase`."""
     dtype = dtype or torch.get_default_dtype()
-    values = _all_values(structure)
+    values = stored_values(structure)
     if property_mapping is None:
         property_mapping = {key: key for key in DEFAULT_LABELS if key in values}
     if others_to_include is None:
@@ -87,7 +87,7 @@ def graph_to_ase(graph: AtomicGraph) -> ase.Atoms:
     return atoms
 
 
-def _all_values(structure: ase.Atoms) -> dict[str, Any]:
+def stored_values(structure: ase.Atoms) -> dict[str, Any]:
     """Labels by name; results of a calculator come before arrays, arrays before info."""
     values = {**structure.info, **structure.arrays}
     if structure.calc is not None:
