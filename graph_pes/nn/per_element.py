@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,14 @@ from graph_pes.periodic_table import MAX_Z, SYMBOLS, atomic_number
 
 from .float64 import Float64Tensors
 
+Element: TypeAlias = int | str
+
 
 class PerElementParameter(Float64Tensors):
     """One value per element, or per pair of elements, up to atomic number 118.
 
     ``parameter(Z)`` gathers values for a tensor of atomic numbers, ``parameter["Si"]`` and
-    ``parameter[14]`` read and write single ones.
+    ``parameter[14]``, or ``parameter["Si", "O"]`` for pairs, read and write single ones.
 
     Parameters
     ----------
@@ -106,24 +109,29 @@ class PerElementParameter(Float64Tensors):
         table = self.values.reshape((MAX_Z + 1) ** self.index_dims, -1)
         return F.embedding(index, table).view(*Z.shape, *self.values.shape[self.index_dims :])
 
-    def __getitem__(self, element: int | str) -> Tensor:
+    def __getitem__(self, element: Element | tuple[Element, Element]) -> Tensor:
         return self.values[self._index(element)]
 
-    def __setitem__(self, element: int | str, value: float | Sequence[float] | Tensor) -> None:
-        Z = self._index(element)
+    def __setitem__(
+        self,
+        element: Element | tuple[Element, Element],
+        value: float | Sequence[float] | Tensor,
+    ) -> None:
+        Zs = self._index(element)
         new = torch.as_tensor(value, dtype=self.values.dtype, device=self.values.device)
-        if new.numel() != self.values[Z].numel():
+        if new.numel() != self.values[Zs].numel():
             raise ValueError(
-                f"the value for {SYMBOLS[Z]} should have shape {tuple(self.values[Z].shape)}, "
-                f"but has {tuple(new.shape)}"
+                f"the value for {'-'.join(SYMBOLS[Z] for Z in Zs)} should have shape "
+                f"{tuple(self.values[Zs].shape)}, but has {tuple(new.shape)}"
             )
         with torch.no_grad():
-            self.values[Z] = new.reshape(self.values[Z].shape)
-        self.register_elements([Z])
+            self.values[Zs] = new.reshape(self.values[Zs].shape)
+        self.register_elements(Zs)
 
     @staticmethod
-    def _index(element: int | str) -> int:
-        return atomic_number(element) if isinstance(element, str) else element
+    def _index(element: Element | tuple[Element, Element]) -> tuple[int, ...]:
+        elements = element if isinstance(element, tuple) else (element,)
+        return tuple(atomic_number(e) if isinstance(e, str) else e for e in elements)
 
     def register_elements(self, Zs: Iterable[int]) -> None:
         """Note that the values of these elements are meaningful."""
