@@ -103,7 +103,7 @@ def index_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     tensor([1., 0., 5.])
     """
     # Whole rows are added: two-dimensional operands take the vectorised CPU path.
-    rows = values.reshape(values.shape[0], -1) if values.dim() > 2 else values
+    rows = values.flatten(1) if values.dim() > 2 else values
     zeros = rows.new_zeros((size, *rows.shape[1:]))
     return zeros.index_add(0, index, rows).view((size, *values.shape[1:]))
 
