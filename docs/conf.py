@@ -3,14 +3,27 @@
 Nothing is fetched from the network.
 """
 
+import importlib
 from typing import Any
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
 
 import graph_pes
+
+logger = logging.getLogger(__name__)
+
+PUBLIC_MODULES = [
+    "graph_pes.analysis",
+    "graph_pes.atomic_graph",
+    "graph_pes.data",
+    "graph_pes.drivers",
+    "graph_pes.models",
+    "graph_pes.testing",
+]
 
 project = "graph-pes"
 author = "The graph-pes authors"
@@ -33,6 +46,7 @@ html_title = f"graph-pes {version}"
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -54,10 +68,12 @@ doctest_test_doctest_blocks = ""
 
 nitpick_ignore_regex = [
     # other packages: the build does not use the network to resolve them
-    (r"py:.*", r"(abc|ase|collections|data2objects|e3nn|np|numpy|pathlib|pl|torch|typing)\..*"),
+    (r"py:.*", r"(abc|ase|collections|data2objects|e3nn|np|numpy|os|pathlib|pl|torch|typing)\..*"),
     (r"py:.*", r"(nn|pytorch_lightning|torchmetrics)\..*"),
     (r"py:class", r"(Any|Callable|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)"),
     (r"py:class", r"(Atoms|Dataset|DataLoader|LightningModule|Module|Tensor|Trainer)"),
+    # type variables, aliases and private base classes
+    (r"py:class", r"(graph_pes\..*\.)?(_\w+|Batcher|LossComponent|Model|Transform)"),
     (r"py:obj", r".*"),
 ]
 
@@ -87,6 +103,23 @@ def resolve_public_name(
     return refnode
 
 
+def skip_tuple_fields(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool:
+    """Leave out "Alias for field number 0": the docstring of the class describes fields."""
+    return skip or type(obj).__name__ == "_tuplegetter"
+
+
+def check_complete(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of public names that no page documents, so that a new model needs its entry."""
+    for module in PUBLIC_MODULES:
+        for name in getattr(importlib.import_module(module), "__all__", ()):
+            if f"{module}.{name}" not in env.domains.python_domain.objects:
+                logger.warning("no page documents %s.%s", module, name)
+
+
 def setup(app: Sphinx) -> None:
-    """Register the hook above."""
+    """Register the functions above."""
     app.connect("missing-reference", resolve_public_name)
+    app.connect("autodoc-skip-member", skip_tuple_fields)
+    app.connect("env-check-consistency", check_complete)
