@@ -73,7 +73,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"(Any|Callable|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)"),
     (r"py:class", r"(Atoms|Dataset|DataLoader|LightningModule|Module|Tensor|Trainer)"),
     # type variables, aliases and private base classes
-    (r"py:class", r"(graph_pes\..*\.)?(_\w+|Batcher|LossComponent|Model|Transform)"),
+    (r"py:class", r"(graph_pes\..*\.)?(_\w+|Batcher|LossComponent|Model|SeededItems|TensorOffset|Transform)"),
     (r"py:obj", r".*"),
 ]
 
