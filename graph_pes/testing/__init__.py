@@ -1,0 +1,15 @@
+"""A conformance suite for potential-energy surfaces: run it on every new model."""
+
+from .structures import StructureKind, random_rotation, random_structure, standard_structures
+from .subject import ModelUnderTest
+from .suite import CHECKS, check_model
+
+__all__ = [
+    "CHECKS",
+    "ModelUnderTest",
+    "StructureKind",
+    "check_model",
+    "random_rotation",
+    "random_structure",
+    "standard_structures",
+]

@@ -138,7 +138,7 @@ def _random_cell(rng: np.random.Generator, volume: float, skew: float) -> np.nda
 def _placed(
     rng: np.random.Generator, n: int, cell: np.ndarray, pbc: np.ndarray, min_distance: float
 ) -> np.ndarray | None:
-    """Fractional coordinates (n, 3) of atoms that are not too close, or None if there is no room."""
+    """Fractional coordinates (n, 3) of atoms not too close, or None if there is no room."""
     heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     reach = np.where(pbc, np.ceil(min_distance / heights) + 1, 0).astype(int)
     shifts = np.stack(

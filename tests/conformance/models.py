@@ -1,0 +1,92 @@
+"""One row for every model: a name, and how to make one that is quick and of order 1 eV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from graph_pes.models.addition import AdditionModel
+from graph_pes.models.base import GraphPESModel
+from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
+from graph_pes.models.morse import Morse
+from graph_pes.models.offsets import FixedOffset, LearnableOffset
+from graph_pes.models.painn import PaiNN
+from graph_pes.models.pair_potential import SmoothedPairPotential
+from graph_pes.models.schnet import SchNet
+from graph_pes.models.stillinger_weber import StillingerWeber
+from graph_pes.models.unit_converter import UnitConverter
+from graph_pes.models.zbl import ZBLCoreRepulsion
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, and what `graph_pes.testing.check_model` has to know about it."""
+
+    name: str
+    factory: Callable[[], GraphPESModel]
+    elements: Sequence[str] = ("H", "C", "O")
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def randomised(model: GraphPESModel) -> GraphPESModel:
+    """With weights that are all different, and not as small as they are to begin with."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.3).add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def painn() -> GraphPESModel:
+    return randomised(PaiNN(channels=8, radial_features=6, layers=2, cutoff=4.0))
+
+
+def schnet() -> GraphPESModel:
+    return randomised(SchNet(cutoff=4.0, channels=8, expansion_features=10, layers=2))
+
+
+def with_offsets() -> GraphPESModel:
+    return AdditionModel(
+        network=painn(),
+        core=SmoothedPairPotential(ZBLCoreRepulsion(cutoff=1.5)),
+        offset=FixedOffset(H=-13.6, C=-1030.5, O=-2043.25),
+    )
+
+
+def in_other_units() -> GraphPESModel:
+    # nm and kJ/mol, as in GROMACS
+    model = SmoothedPairPotential(LennardJones(cutoff=0.45, epsilon=10.0, sigma=0.15))
+    return UnitConverter(model, energy_to_eV=0.01036427, length_to_A=10.0)
+
+
+TRUNCATED = {"smooth": False}
+
+MODELS = [
+    Row("LennardJones", lambda: LennardJones(4.0, epsilon=0.1, sigma=1.2), options=TRUNCATED),
+    Row(
+        "LennardJones-shifted",
+        lambda: LennardJones(4.0, epsilon=0.1, sigma=1.2, shift=True),
+        options=TRUNCATED,  # the energy is continuous, the force is not
+    ),
+    Row(
+        "LennardJones-ase-smooth",
+        lambda: LennardJones.from_ase(sigma=1.2, epsilon=0.1, rc=4.0, ro=3.0, smooth=True),
+    ),
+    Row("LennardJonesMixture", lambda: randomised(LennardJonesMixture(4.0)), options=TRUNCATED),
+    Row("Morse", lambda: Morse(4.0, D=0.3, a=2.0, r0=1.1), options=TRUNCATED),
+    Row("ZBLCoreRepulsion", lambda: ZBLCoreRepulsion(3.0, trainable=True), options=TRUNCATED),
+    Row(
+        "SmoothedPairPotential",
+        lambda: SmoothedPairPotential(Morse(4.0, D=0.3, a=2.0, r0=1.1)),
+    ),
+    Row("StillingerWeber", StillingerWeber, elements=("Si",)),
+    Row("SchNet", schnet),
+    Row("PaiNN", painn),
+    Row("FixedOffset", lambda: FixedOffset(H=-13.6, C=-1030.5, O=-2043.25)),
+    Row("LearnableOffset", lambda: LearnableOffset(H=-13.6, C=-1030.5, O=-2043.25)),
+    Row("AdditionModel", with_offsets),
+    Row("UnitConverter", in_other_units),
+]
