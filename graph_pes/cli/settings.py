@@ -1,0 +1,84 @@
+"""What a command sets for the time it runs, and puts back afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from graph_pes.models.io import ModelFileError
+from graph_pes.training.config import TorchConfig
+from graph_pes.training.config_files import ConfigError
+from graph_pes.training.messages import log_to_terminal, logger
+
+#: Mistakes in the input: one line says what is wrong, no traceback is needed.
+MISTAKES = (ConfigError, ModelFileError, ValueError, OSError, ImportError)
+
+
+@contextmanager
+def numerical_settings(torch_config: TorchConfig, seed: int) -> Iterator[None]:
+    """Default dtype, precision of matrix products and seeds, for the time of a block."""
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    torch.set_default_dtype(getattr(torch, torch_config.dtype))
+    torch.set_float32_matmul_precision(torch_config.float32_matmul_precision)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Hide Lightning's advice on how to use it, which is not for users of graph-pes."""
+    lightning_logger = logging.getLogger("pytorch_lightning")
+    level = lightning_logger.level
+    lightning_logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",
+            ".*smaller than the logging interval.*",
+            ".*exists and is not empty.*",
+            ".*`LightningModule` logged.*",
+            ".*treespec.*LeafSpec.*",
+            ".*isinstance.*LeafSpec.*",
+        ):
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            lightning_logger.setLevel(level)
+
+
+def config_arguments(description: str, argv: list[str] | None) -> list[str]:
+    """Configuration files and overrides from the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "config",
+        nargs="+",
+        metavar="FILE.yaml | a/b/c=value",
+        help="configuration files and single values, merged from left to right",
+    )
+    return parser.parse_args(argv).config
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Run a command; mistakes in its input end it with one message, and exit code 1."""
+    log_to_terminal("INFO")
+    try:
+        command()
+    except MISTAKES as error:
+        logger.debug("%s", traceback.format_exc())
+        logger.error("%s", error)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Training: losses, optimizers, callbacks, configuration and the loop."""

@@ -1,0 +1,370 @@
+"""The configuration of a training run, from plain values to objects."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Literal, TypeVar
+
+import dacite
+import data2objects
+import pytorch_lightning as pl
+import torch.utils.data
+
+from graph_pes.data import DatasetCollection, GraphDataset, file_dataset
+from graph_pes.models import AdditionModel, TensorAdditionModel
+from graph_pes.models.base import GraphPESModel, GraphPropertyModel, GraphTensorModel
+
+from .config_files import ConfigError, check_keys, merge, nearest, read_yaml
+from .loss import Loss, TotalLoss
+from .opt import LRScheduler, Optimizer
+
+#: Where ``+Name`` is looked up, after Python's builtins.
+MODULES = (
+    "graph_pes",
+    "graph_pes.models",
+    "graph_pes.training",
+    "graph_pes.training.opt",
+    "graph_pes.training.loss",
+    "graph_pes.data",
+    "graph_pes.training.callbacks",
+    "graph_pes.nn.radial",
+)
+
+#: Dotted names of graph-pes 1 that configuration files may hold, and where they are now.
+MOVED = {
+    "graph_pes.models.components.distances": "graph_pes.nn.radial",
+    "graph_pes.models.components.aggregation": "graph_pes.nn.aggregation",
+    "graph_pes.models.components.scaling": "graph_pes.nn.scaling",
+    "graph_pes.utils.nn": "graph_pes.nn.mlp",
+}
+
+
+@dataclass(frozen=True)
+class TorchConfig:
+    """Precision of models and data, and of float32 matrix products on GPUs."""
+
+    dtype: Literal["float16", "float32", "float64"] = "float32"
+    float32_matmul_precision: Literal["highest", "high", "medium"] = "high"
+
+
+@dataclass(frozen=True)
+class GeneralConfig:
+    """What concerns a run as a whole."""
+
+    seed: int = 42
+    root_dir: str = "graph-pes-results"
+    run_id: str | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    progress: Literal["rich", "logged"] = "rich"
+    torch: TorchConfig = TorchConfig()
+
+
+@dataclass(frozen=True)
+class EarlyStoppingConfig:
+    """When to stop for lack of improvement."""
+
+    patience: int
+    min_delta: float = 0.0
+    monitor: str = "valid/loss/total"
+
+
+@dataclass(frozen=True)
+class SWAConfig:
+    """Stochastic weight averaging, see `VerboseSWACallback`."""
+
+    lr: float
+    start: int | float = 0.8
+    anneal_epochs: int = 10
+    strategy: Literal["linear", "cos"] = "linear"
+
+
+@dataclass(frozen=True)
+class EMAConfig:
+    """Exponential moving average of the weights, see `EMA`."""
+
+    decay: float = 0.99
+
+
+@dataclass(frozen=True)
+class FittingConfig:
+    """How a model is fitted."""
+
+    trainer_kwargs: dict[str, Any] = field(default_factory=dict)
+    loader_kwargs: dict[str, Any] = field(default_factory=dict)
+    pre_fit_model: bool = True
+    max_n_pre_fit: int | None = 5000
+    auto_fit_reference_energies: bool = False
+    keep: Literal["best", "last"] = "best"
+    optimizer: Optimizer | dict[str, Any] | None = None
+    scheduler: LRScheduler | dict[str, Any] | None = None
+    lr_warmup_steps: int | None = None
+    early_stopping: EarlyStoppingConfig | None = None
+    early_stopping_patience: int | None = None
+    swa: SWAConfig | None = None
+    ema: EMAConfig | None = None
+    callbacks: list[pl.Callback] = field(default_factory=list)
+
+    def make_optimizer(self) -> Optimizer:
+        """The optimizer: Adam with a rate of 1e-3 if nothing else is said."""
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer
+        return Optimizer(**{"name": "Adam", "lr": 1e-3, **(self.optimizer or {})})
+
+    def make_scheduler(self) -> LRScheduler | None:
+        """The learning-rate schedule, if any."""
+        if self.scheduler is None or isinstance(self.scheduler, LRScheduler):
+            return self.scheduler
+        return LRScheduler(**self.scheduler)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything ``graph-pes-train`` reads; ``model``, ``data`` and ``loss`` must be given."""
+
+    model: GraphPropertyModel | dict[str, Any]
+    data: DatasetCollection | dict[str, Any]
+    loss: Loss | TotalLoss | dict[str, Any] | list[Any]
+    fitting: FittingConfig
+    general: GeneralConfig
+    wandb: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TestingConfig:
+    """Everything ``graph-pes-test`` reads; ``model_path`` must be given."""
+
+    __test__ = False  # not a test, whatever its name says
+
+    model_path: str
+    data: GraphDataset | dict[str, Any] | str | None = None
+    loader_kwargs: dict[str, Any] = field(
+        default_factory=lambda: {"batch_size": 2, "num_workers": 0}
+    )
+    torch: TorchConfig = TorchConfig()
+    logger: Literal["auto", "csv"] | dict[str, Any] = "auto"
+    accelerator: str = "auto"
+    prefix: str = "test"
+
+
+def default_config() -> dict[str, Any]:
+    """The default configuration of a training run, as plain values."""
+    text = resources.files(__package__).joinpath("defaults.yaml").read_text(encoding="utf-8")
+    return read_yaml(text, "defaults.yaml")
+
+
+def resolve(config: Mapping[str, Any], schema: type, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults, references and spelling: the complete configuration as plain values.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, or refers to one that is not there.
+    """
+    merged = merge(defaults, config)
+    try:
+        filled = data2objects.fill_referenced_parts(merged)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"a reference (=) leads nowhere: {error.args[0]}") from error
+    _check_top_level(filled, schema, str(config))
+    _check_fields(filled, schema, "")
+    fitting = filled.get("fitting")
+    if isinstance(fitting, dict):
+        trainer_names = inspect.signature(pl.Trainer.__init__).parameters
+        check_keys(fitting["trainer_kwargs"], list(trainer_names)[1:], "fitting/trainer_kwargs/")
+        _check_loader(fitting["loader_kwargs"], "fitting/loader_kwargs/")
+    return dict(filled)
+
+
+def _check_loader(loader_kwargs: Mapping[str, Any], where: str) -> None:
+    names = list(inspect.signature(torch.utils.data.DataLoader.__init__).parameters)[1:]
+    check_keys(loader_kwargs, names, where)
+
+
+def _check_top_level(config: Mapping[str, Any], schema: type, text: str) -> None:
+    """Unknown keys are a user's variables, unless they look like a misspelt known one."""
+    known = [f.name for f in dataclasses.fields(schema)]
+    for key in config:
+        hint = nearest(str(key), known)
+        if key not in known and hint != "." and f"=/{key}" not in text:
+            raise ConfigError(f"unknown key {key}{hint} Known keys: {sorted(known)}")
+    for f in dataclasses.fields(schema):
+        required = f.default is f.default_factory is dataclasses.MISSING
+        if required and f.name not in config:
+            raise ConfigError(f"the key {f.name!r} is missing from the configuration")
+
+
+def _check_fields(config: Mapping[str, Any], schema: type, where: str) -> None:
+    """Unknown keys in those parts of the configuration that have a schema of their own."""
+    hints = typing.get_type_hints(schema)
+    for name, hint in hints.items():
+        value = config.get(name)
+        inner = next((t for t in _members(hint) if dataclasses.is_dataclass(t)), None)
+        # Data sets and the like, which are dataclasses too, may be given in other ways.
+        if inner is None or not isinstance(value, dict) or dict in map(typing.get_origin, _members(hint)):
+            continue
+        check_keys(value, [f.name for f in dataclasses.fields(inner)], f"{where}{name}/")
+        _check_fields(value, inner, f"{where}{name}/")
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+Schema = TypeVar("Schema")
+
+
+def instantiate(config: Mapping[str, Any], schema: type[Schema]) -> Schema:
+    """The objects of a resolved configuration.
+
+    Raises
+    ------
+    ConfigError
+        If a ``+Name`` is not found or can't be made, or a value has the wrong type.
+    """
+    modules = [importlib.import_module(name) for name in MODULES]
+    known = {f.name for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    relevant = _moved({key: value for key, value in config.items() if key in known})
+    _check_names(relevant, modules, "")
+    objects = {}
+    for key, value in relevant.items():
+        try:
+            objects[key] = data2objects.process_data({"_": value}, modules)["_"]
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{key}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{key}: can't make {value}: {error}") from error
+    try:
+        return dacite.from_dict(schema, objects, dacite.Config(strict=True, cast=[float]))
+    except dacite.DaciteError as error:
+        raise ConfigError(f"the configuration has a value of the wrong type: {error}") from error
+
+
+def _moved(value: Any) -> Any:
+    """Names of graph-pes 1 replaced by present ones."""
+    if isinstance(value, dict):
+        return {_moved(k): _moved(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_moved(v) for v in value]
+    if isinstance(value, str) and value.startswith("+"):
+        for old, new in MOVED.items():
+            if value.startswith(f"+{old}."):
+                return f"+{new}.{value.removeprefix(f'+{old}.')}"
+    return value
+
+
+def _check_names(value: Any, modules: Sequence[types.ModuleType], where: str) -> None:
+    """Name the nearest known object where a ``+Name`` is not known."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_names(key, modules, where)
+            _check_names(inner, modules, f"{where}{key}/")
+    elif isinstance(value, list):
+        for inner in value:
+            _check_names(inner, modules, where)
+    elif isinstance(value, str) and value.startswith("+") and "." not in value:
+        name = value[1:].removesuffix("()")
+        known = [n for module in modules for n in getattr(module, "__all__", vars(module))]
+        if name and not any(hasattr(module, name) for module in (builtins, *modules)):
+            raise ConfigError(f"{where.rstrip('/')}: there is no object +{name}{nearest(name, known)}")
+
+
+# --- values that may be given in several ways ---------------------------------------------
+
+
+def parse_model(model: GraphPropertyModel | Mapping[str, Any]) -> GraphPropertyModel:
+    """A model, or the sum of named ones.
+
+    Raises
+    ------
+    ConfigError
+        If it is something else.
+    """
+    if isinstance(model, GraphPropertyModel):
+        return model
+    parts = dict(model)
+    if parts and all(isinstance(part, GraphPESModel) for part in parts.values()):
+        return AdditionModel(**parts)
+    if parts and all(isinstance(part, GraphTensorModel) for part in parts.values()):
+        return TensorAdditionModel(**parts)
+    kinds = {name: type(part).__name__ for name, part in parts.items()}
+    raise ConfigError(f"model: expected a model or named models of one kind, got {kinds}")
+
+
+def parse_loss(loss: Any) -> TotalLoss:
+    """The total of one loss, or of several in a list or under names.
+
+    Raises
+    ------
+    ConfigError
+        If it is something else.
+    """
+    if isinstance(loss, TotalLoss):
+        return loss
+    terms = [loss] if isinstance(loss, Loss) else loss
+    terms = list(terms.values()) if isinstance(terms, Mapping) else list(terms)
+    wrong = [term for term in terms if not isinstance(term, Loss)]
+    if wrong:
+        raise ConfigError(
+            f"loss: expected losses such as +PerAtomEnergyLoss(), got {wrong[0]!r} "
+            f"({type(wrong[0]).__name__})"
+        )
+    return TotalLoss(terms)
+
+
+def parse_dataset(value: Any, cutoff: float, where: str) -> GraphDataset:
+    """A data set, the path of a file, or arguments of `file_dataset`.
+
+    Raises
+    ------
+    ConfigError
+        If it is something else, or an argument is unknown.
+    """
+    if isinstance(value, GraphDataset):
+        return value
+    arguments = {"path": value} if isinstance(value, str) else value
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"{where}: expected a path, file_dataset arguments or a data set")
+    check_keys(arguments, inspect.signature(file_dataset).parameters, f"{where}/")
+    if "path" not in arguments:
+        raise ConfigError(f"{where}: the key 'path' is missing")
+    return file_dataset(**{"cutoff": cutoff, **arguments})
+
+
+def parse_data(data: DatasetCollection | Mapping[str, Any], cutoff: float) -> DatasetCollection:
+    """Training, validation and, if given, test sets.
+
+    Raises
+    ------
+    ConfigError
+        If ``train`` or ``valid`` is missing, or a set can't be understood.
+    """
+    if isinstance(data, DatasetCollection):
+        return data
+    check_keys(data, ("train", "valid", "test"), "data/")
+    for key in ("train", "valid"):
+        if key not in data:
+            raise ConfigError(f"data: the key {key!r} is missing")
+    test = data.get("test")
+    return DatasetCollection(
+        train=parse_dataset(data["train"], cutoff, "data/train"),
+        valid=parse_dataset(data["valid"], cutoff, "data/valid"),
+        test=None if test is None else parse_test_sets(test, cutoff, "data/test"),
+    )
+
+
+def parse_test_sets(
+    value: Any, cutoff: float, where: str
+) -> GraphDataset | dict[str, GraphDataset]:
+    """One test set, or several under names."""
+    if isinstance(value, Mapping) and not (set(value) & set(inspect.signature(file_dataset).parameters)):
+        return {name: parse_dataset(v, cutoff, f"{where}/{name}") for name, v in value.items()}
+    return parse_dataset(value, cutoff, where)

@@ -1,0 +1,206 @@
+"""Training a model: from data and settings to a fitted model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.data import DatasetCollection, GraphDataLoader, GraphDataset
+from graph_pes.models import load_model
+from graph_pes.models.base import GraphPESModel, GraphPropertyModel
+from graph_pes.models.io import describe
+from graph_pes.nn.per_element import count_used_parameters
+
+from .evaluation import predictable
+from .loss import TotalLoss
+from .messages import logger
+from .opt import LRScheduler, Optimizer
+from .pre_fit import with_auto_offset
+from .task import TrainingTask
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a model is fitted.
+
+    Attributes
+    ----------
+    loader_kwargs
+        Arguments of the data loaders.
+    pre_fit_model
+        Whether to fit what can be fitted directly first.
+    max_n_pre_fit
+        To how many structures at most; None for all.
+    auto_fit_reference_energies
+        Whether to add an offset between the model and the data.
+    seed
+        For shuffling and everything else that is random.
+    """
+
+    loader_kwargs: dict[str, Any] = field(default_factory=dict)
+    pre_fit_model: bool = True
+    max_n_pre_fit: int | None = 5000
+    auto_fit_reference_energies: bool = False
+    seed: int = 42
+
+
+def fit(
+    trainer: pl.Trainer,
+    model: GraphPropertyModel,
+    data: DatasetCollection,
+    loss: TotalLoss,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None = None,
+    options: FitOptions = FitOptions(),
+    checkpoint: Path | None = None,
+) -> GraphPropertyModel:
+    """Fit a model to data.
+
+    Parameters
+    ----------
+    trainer
+        A Lightning trainer.
+    model
+        The model; it is changed, or becomes part of the returned one.
+    data
+        Training and validation sets.
+    loss
+        What is minimised.
+    optimizer, scheduler
+        How.
+    options
+        Further settings.
+    checkpoint
+        Continue from this Lightning checkpoint.
+
+    Returns
+    -------
+    GraphPropertyModel
+        The model with the weights of the last step.
+
+    Raises
+    ------
+    ValueError
+        If the data lack labels that the loss needs, or the model can't predict or save them.
+    """
+    data.train.setup()
+    data.valid.setup()
+    _check_labels(model, data, loss)
+    model = prepare(model, data.train, options)
+    sample = to_batch([data.train[0]])
+    loss_graphs = _pre_fit_sample(data.train, options)
+    for term in loss.losses:
+        term.pre_fit(to_batch(loss_graphs))
+    _check_model(model, sample, loss)
+    _log_size(model, trainer)
+    task = TrainingTask(model, loss, optimizer, scheduler, options.seed)
+    logger.info("Starting fit...")
+    trainer.fit(
+        task,
+        _loader(model, data.train, options, trainer, shuffle=True),
+        _loader(model, data.valid, options, trainer, shuffle=False),
+        ckpt_path=checkpoint,
+        weights_only=True,
+    )
+    return model
+
+
+def prepare(
+    model: GraphPropertyModel, train: GraphDataset, options: FitOptions
+) -> GraphPropertyModel:
+    """The model, fitted directly to a sample of the training data where possible."""
+    graphs = _pre_fit_sample(train, options)
+    if options.pre_fit_model:
+        logger.info("Pre-fitting the model on %s structures", f"{len(graphs):,}")
+        model.pre_fit_all_components(graphs)
+    if options.auto_fit_reference_energies:
+        if not isinstance(model, GraphPESModel):
+            raise ValueError(
+                "auto_fit_reference_energies needs a model of energies, got "
+                f"{type(model).__name__}"
+            )
+        model = with_auto_offset(model, graphs)
+    return model
+
+
+def _pre_fit_sample(train: GraphDataset, options: FitOptions) -> Sequence[AtomicGraph]:
+    n = len(train)
+    if options.max_n_pre_fit is None or options.max_n_pre_fit >= n:
+        indices = np.arange(n)
+    else:
+        rng = np.random.default_rng(options.seed)
+        indices = rng.choice(n, options.max_n_pre_fit, replace=False)
+    return [train[int(index)] for index in indices]
+
+
+def _loader(
+    model: GraphPropertyModel,
+    dataset: GraphDataset,
+    options: FitOptions,
+    trainer: pl.Trainer,
+    shuffle: bool,
+) -> GraphDataLoader:
+    kwargs = {**options.loader_kwargs, "shuffle": shuffle}
+    return GraphDataLoader(
+        dataset,
+        **kwargs,
+        three_body_cutoff=float(model.three_body_cutoff) or None,
+        seed=options.seed,
+        rank=trainer.global_rank,
+        n_ranks=trainer.world_size,
+        # Every structure counts once in the validation, however many processes there are.
+        pad=shuffle,
+    )
+
+
+def _check_labels(model: GraphPropertyModel, data: DatasetCollection, loss: TotalLoss) -> None:
+    for key in loss.required_properties:
+        if key not in predictable(model):
+            raise ValueError(
+                f"the loss needs {key!r}, which {type(model).__name__} does not predict: it "
+                f"predicts {sorted(predictable(model))}"
+            )
+        for name, dataset in (("training", data.train), ("validation", data.valid)):
+            if key not in dataset.properties:
+                raise ValueError(
+                    f"the loss needs the label {key!r}, but the {name} data only have "
+                    f"{dataset.properties}: name it in property_map, or remove the loss"
+                )
+
+
+def _check_model(model: GraphPropertyModel, sample: AtomicGraph, loss: TotalLoss) -> None:
+    """Fail now rather than when the first model is saved, or silently."""
+    describe(model)
+    required = loss.required_properties
+    for key, value in model.predict(sample, required).items():
+        label = sample.properties.get(key)
+        if label is not None and value.shape != label.shape:
+            raise ValueError(
+                f"{type(model).__name__} predicts {key!r} with shape {tuple(value.shape)}, but "
+                f"the label has {tuple(label.shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{type(model).__name__} predicts a {key!r} that is not finite")
+
+
+def _log_size(model: GraphPropertyModel, trainer: pl.Trainer) -> None:
+    total, learnable = count_used_parameters(model)
+    logger.info("Number of learnable parameters: %s", f"{learnable:,}")
+    logger.debug("Model:\n%s", model)
+    for lightning_logger in trainer.loggers:
+        lightning_logger.log_metrics(
+            {"n_parameters": float(total), "n_learnable_parameters": float(learnable)}, step=0
+        )
+
+
+def load_best(model: GraphPropertyModel, folder: Path) -> GraphPropertyModel:
+    """The best model of a run, from its ``model.pt``; the given one if there is none."""
+    path = folder / "model.pt"
+    return load_model(path) if path.exists() else model

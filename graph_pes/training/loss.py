@@ -1,0 +1,251 @@
+"""Losses: what training minimises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, PropertyKey, divide_per_atom
+from graph_pes.models.base import GraphPropertyModel
+
+from .metrics import (
+    MAE,
+    MSE,
+    RMSE,
+    AnyMetric,
+    Huber,
+    Metric,
+    ScaleFreeHuber,
+    metric_name,
+    parse_metric,
+)
+
+__all__ = [
+    "MAE",
+    "MSE",
+    "RMSE",
+    "ForceRMSE",
+    "Huber",
+    "Loss",
+    "Metric",
+    "PerAtomEnergyLoss",
+    "PropertyLoss",
+    "ScaleFreeHuber",
+    "TotalLoss",
+    "TotalLossResult",
+]
+
+
+class Loss(nn.Module, ABC):
+    """One term of the loss.
+
+    Parameters
+    ----------
+    weight
+        What it is multiplied by in the total.
+    is_per_atom
+        Whether it is a mean over atoms rather than structures.
+    """
+
+    def __init__(self, weight: float, is_per_atom: bool = False):
+        super().__init__()
+        self.weight, self.is_per_atom = weight, is_per_atom
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As it appears in logs."""
+
+    @property
+    @abstractmethod
+    def required_properties(self) -> list[PropertyKey]:
+        """What has to be predicted, and labelled."""
+
+    @abstractmethod
+    def forward(
+        self,
+        model: GraphPropertyModel,
+        graph: AtomicGraph,
+        predictions: dict[PropertyKey, Tensor],
+    ) -> Tensor:
+        """The value, shape (), for a batch."""
+
+    def pre_fit(self, training_data: AtomicGraph) -> None:
+        """Look at the training data before training; nothing by default."""
+
+
+class _MetricLoss(Loss):
+    """A metric of a pair of predictions and labels, which subclasses choose."""
+
+    def __init__(self, metric: str | AnyMetric | None, weight: float, is_per_atom: bool):
+        super().__init__(weight, is_per_atom)
+        self.metric = parse_metric(metric)
+
+    @abstractmethod
+    def pair(
+        self, graph: AtomicGraph, predictions: dict[PropertyKey, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """What is compared: predictions and labels, NaN where there is none."""
+
+    def forward(
+        self,
+        model: GraphPropertyModel,
+        graph: AtomicGraph,
+        predictions: dict[PropertyKey, Tensor],
+    ) -> Tensor:
+        """The metric, shape (), over the labels that are present."""
+        for key in self.required_properties:
+            if key not in graph.properties:
+                raise ValueError(
+                    f"the loss {self.name!r} needs the label {key!r}, but the batch only has "
+                    f"{list(graph.properties)}"
+                )
+        prediction, target = self.pair(graph, predictions)
+        if isinstance(self.metric, Metric):
+            return self.metric(prediction, target)
+        present = ~torch.isnan(target)
+        return self.metric(prediction[present], target[present])
+
+
+class PropertyLoss(_MetricLoss):
+    """The error of a property.
+
+    Parameters
+    ----------
+    property
+        Such as ``"forces"``.
+    metric
+        A `Metric`, the name of one, or any function of predictions and labels.
+    weight
+        What it is multiplied by in the total.
+
+    Raises
+    ------
+    ValueError
+        If there is no such property or metric.
+
+    Examples
+    --------
+    >>> PropertyLoss("forces", metric="MAE", weight=2.0).name
+    'forces_mae'
+    """
+
+    def __init__(
+        self,
+        property: PropertyKey,
+        metric: str | AnyMetric | None = "RMSE",
+        weight: float = 1.0,
+    ):
+        if property not in PROPERTIES:
+            raise ValueError(f"Unknown property {property!r}: expected one of {sorted(PROPERTIES)}")
+        super().__init__(metric, weight, is_per_atom=PROPERTIES[property].per == "atom")
+        self.key = property
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return f"{self.key}_{metric_name(self.metric)}"
+
+    @property
+    def required_properties(self) -> list[PropertyKey]:  # noqa: D102
+        return [self.key]
+
+    def pair(
+        self, graph: AtomicGraph, predictions: dict[PropertyKey, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Predictions and labels of the property."""
+        return predictions[self.key], graph.properties[self.key]
+
+
+class PerAtomEnergyLoss(_MetricLoss):
+    """The error of the energy divided by the number of atoms.
+
+    Parameters
+    ----------
+    metric
+        A `Metric`, the name of one, or any function of predictions and labels.
+    weight
+        What it is multiplied by in the total.
+    """
+
+    def __init__(self, metric: str | AnyMetric | None = "RMSE", weight: float = 1.0):
+        super().__init__(metric, weight, is_per_atom=False)
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return f"per_atom_energy_{metric_name(self.metric)}"
+
+    @property
+    def required_properties(self) -> list[PropertyKey]:  # noqa: D102
+        return ["energy"]
+
+    def pair(
+        self, graph: AtomicGraph, predictions: dict[PropertyKey, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Predictions and labels of the energy per atom."""
+        predicted = divide_per_atom(predictions["energy"], graph)
+        return predicted, divide_per_atom(graph.properties["energy"], graph)
+
+
+def ForceRMSE(weight: float = 1.0) -> PropertyLoss:
+    """The root-mean-square error of force components."""
+    return PropertyLoss("forces", RMSE(), weight)
+
+
+class LossComponent(NamedTuple):
+    """Value of one term, alone and as it enters the total."""
+
+    loss_value: Tensor
+    weighted_loss_value: Tensor
+    is_per_atom: bool
+
+
+class TotalLossResult(NamedTuple):
+    """Value of the total loss, and of its terms by name."""
+
+    loss_value: Tensor
+    components: dict[str, LossComponent]
+
+
+class TotalLoss(nn.Module):
+    """The weighted sum of losses.
+
+    Parameters
+    ----------
+    losses
+        At least one, with different names.
+
+    Raises
+    ------
+    ValueError
+        If there are no losses, or two of the same name.
+    """
+
+    def __init__(self, losses: Sequence[Loss]):
+        super().__init__()
+        names = [loss.name for loss in losses]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"TotalLoss: expected losses with different names, got {names}")
+        self.losses = nn.ModuleList(losses)
+
+    @property
+    def required_properties(self) -> list[PropertyKey]:
+        """What has to be predicted."""
+        return list(dict.fromkeys(key for loss in self.losses for key in loss.required_properties))
+
+    def forward(
+        self,
+        model: GraphPropertyModel,
+        graph: AtomicGraph,
+        predictions: dict[PropertyKey, Tensor],
+    ) -> TotalLossResult:
+        """The total and its terms for a batch."""
+        components = {}
+        for loss in self.losses:
+            value = loss(model, graph, predictions)
+            components[loss.name] = LossComponent(value, value * loss.weight, loss.is_per_atom)
+        total = torch.stack([c.weighted_loss_value.double() for c in components.values()]).sum()
+        return TotalLossResult(total, components)

@@ -1,0 +1,226 @@
+r"""Error metrics, as a mean over values of some function of the error.
+
+Every metric is :math:`g\big(\frac{1}{n} \sum_k f(\hat{y}_k - y_k)\big)`. Keeping the sum and the
+count apart makes it exact over a whole data set, whatever the batches, and over several
+processes; labels that are missing (NaN) are left out of both.
+
+============= ===================== ==============
+metric        f(e)                  g(m)
+============= ===================== ==============
+MAE           \|e\|                 m
+MSE           e²                    m
+RMSE          e²                    √m
+Huber         Huber(e; δ)           m
+ScaleFreeHuber Huber(e; δ) / δ      m
+============= ===================== ==============
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Metric(nn.Module, ABC):
+    """A mean error; called with predictions and targets of the same shape."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As it appears in logs, ``rmse`` in ``forces_rmse``."""
+
+    @abstractmethod
+    def pointwise(self, error: Tensor) -> Tensor:
+        """The function f of errors, of any shape."""
+
+    @abstractmethod
+    def finish(self, mean: Tensor) -> Tensor:
+        """The function g of the mean, shape ()."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The metric of one batch, shape (): over all processes, where there are several."""
+        total, count = masked_sum(self, input, target)
+        total, count = summed_over_processes(total, count)
+        return self.finish(total / count.clamp(min=1))
+
+
+class MAE(Metric):
+    """Mean absolute error."""
+
+    name = "mae"
+
+    def pointwise(self, error: Tensor) -> Tensor:  # noqa: D102
+        return error.abs()
+
+    def finish(self, mean: Tensor) -> Tensor:  # noqa: D102
+        return mean
+
+
+class MSE(Metric):
+    """Mean squared error."""
+
+    name = "mse"
+
+    def pointwise(self, error: Tensor) -> Tensor:  # noqa: D102
+        return error * error
+
+    def finish(self, mean: Tensor) -> Tensor:  # noqa: D102
+        return mean
+
+
+class RMSE(Metric):
+    """Root of the mean squared error."""
+
+    name = "rmse"
+
+    def pointwise(self, error: Tensor) -> Tensor:  # noqa: D102
+        return error * error
+
+    def finish(self, mean: Tensor) -> Tensor:  # noqa: D102
+        # The root has no slope at 0; a batch that is fitted exactly has gradient 0.
+        return torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0 * mean)
+
+
+class Huber(Metric):
+    """Quadratic for errors up to delta, linear beyond.
+
+    Parameters
+    ----------
+    delta
+        In the unit of the property.
+    """
+
+    def __init__(self, delta: float = 0.5):
+        super().__init__()
+        self.delta = delta
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return f"huber_{self.delta}"
+
+    def pointwise(self, error: Tensor) -> Tensor:  # noqa: D102
+        return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.delta)
+
+    def finish(self, mean: Tensor) -> Tensor:  # noqa: D102
+        return mean
+
+
+class ScaleFreeHuber(Metric):
+    """Huber loss over delta, so that its linear part is the absolute error.
+
+    Parameters
+    ----------
+    delta
+        In the unit of the property.
+    """
+
+    def __init__(self, delta: float = 0.5):
+        super().__init__()
+        self.huber = Huber(delta)
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return f"scaled_huber_{self.huber.delta}"
+
+    def pointwise(self, error: Tensor) -> Tensor:  # noqa: D102
+        return self.huber.pointwise(error) / self.huber.delta
+
+    def finish(self, mean: Tensor) -> Tensor:  # noqa: D102
+        return mean
+
+
+#: Any function of predictions and targets will do as a metric; ours are exact over batches.
+AnyMetric = Metric | Callable[[Tensor, Tensor], Tensor]
+
+_BY_NAME: dict[str, type[Metric]] = {
+    cls.__name__: cls for cls in (MAE, MSE, RMSE, Huber, ScaleFreeHuber)
+}
+
+
+def parse_metric(metric: str | AnyMetric | None) -> AnyMetric:
+    """A metric, which may be given by name; RMSE by default.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if metric is None:
+        return RMSE()
+    if not isinstance(metric, str):
+        return metric
+    if metric not in _BY_NAME:
+        close = difflib.get_close_matches(metric.upper(), _BY_NAME, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"Unknown metric {metric!r}: expected one of {list(_BY_NAME)}.{hint}")
+    return _BY_NAME[metric]()
+
+
+def metric_name(metric: AnyMetric) -> str:
+    """Name of a metric as it appears in logs."""
+    name = getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__)
+    return str(name).lower().replace("loss", "")
+
+
+def masked_sum(metric: Metric, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of f(error) over the labels that are present, and their number: shapes ().
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if input.shape != target.shape:
+        raise ValueError(
+            f"predictions have shape {tuple(input.shape)}, but labels {tuple(target.shape)}"
+        )
+    present = ~torch.isnan(target)
+    # Replacing the label, rather than masking the error, keeps NaN out of the gradient too.
+    error = input - torch.where(present, target, input.detach().to(target.dtype))
+    return metric.pointwise(error).sum(), present.sum()
+
+
+def summed_over_processes(total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over all processes, with gradients such that their mean is that of one process.
+
+    Data-parallel training averages gradients over the W processes, so each contributes W
+    times the gradient of its own part of the sum.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return total, count
+    W = torch.distributed.get_world_size()
+    both = torch.stack([total.detach().double(), count.double()])
+    torch.distributed.all_reduce(both)
+    others = both[0].to(total.dtype) - total.detach()
+    own = total + (W - 1) * (total - total.detach())
+    return own + others, both[1]
+
+
+class Accumulator:
+    """Sum and count of a metric over the batches of a data set, in double precision."""
+
+    def __init__(self, metric: Metric):
+        self.metric = metric
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again."""
+        self.total: Tensor | float = 0.0
+        self.count: Tensor | float = 0.0
+
+    def update(self, input: Tensor, target: Tensor) -> None:
+        """Add a batch."""
+        total, count = masked_sum(self.metric, input.detach(), target)
+        self.total, self.count = self.total + total.double(), self.count + count
+
+    def compute(self) -> Tensor | None:
+        """The metric over everything added, on all processes; None if there was no label."""
+        total, count = torch.as_tensor(self.total).double(), torch.as_tensor(self.count)
+        total, count = summed_over_processes(total, count)
+        return self.metric.finish(total / count) if count > 0 else None

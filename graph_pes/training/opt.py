@@ -1,0 +1,119 @@
+"""Optimizers and learning-rate schedules by name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import nn
+
+from graph_pes.models.base import GraphPropertyModel
+
+
+def _find(name: str | type, module: Any, base: tuple[type, ...], kind: str) -> type:
+    if isinstance(name, type):
+        found, known = name, []
+    else:
+        known = [
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, base) and not key.startswith("_")
+        ]
+        found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"Unknown {kind} {name!r}: expected the name of one in {module.__name__}, or a class.{hint}"
+        )
+    return found
+
+
+class Optimizer:
+    """Makes an optimizer for a model.
+
+    Parameters that weight decay would spoil (energies of atoms, scales) are exempt from it.
+
+    Parameters
+    ----------
+    name
+        Name of a class in ``torch.optim``, or a class.
+    **kwargs
+        Its arguments.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class.
+    TypeError
+        If it does not take these arguments.
+
+    Examples
+    --------
+    >>> from graph_pes.models import PaiNN
+    >>> Optimizer("AdamW", lr=1e-3, weight_decay=0.01)(PaiNN()).param_groups[0]["weight_decay"]
+    0.0
+    """
+
+    def __init__(self, name: str | type[torch.optim.Optimizer], **kwargs: Any):
+        self.optimizer_class = _find(name, torch.optim, (torch.optim.Optimizer,), "optimizer")
+        self.kwargs = kwargs
+        self.optimizer_class([nn.Parameter(torch.zeros(1, 1))], **kwargs)
+
+    def __call__(self, model: GraphPropertyModel) -> torch.optim.Optimizer:
+        """The optimizer of a model."""
+        exempt = {id(p) for p in model.non_decayable_parameters()}
+        groups = [
+            {
+                "name": "non-decayable",
+                "params": [p for p in model.parameters() if id(p) in exempt],
+                "weight_decay": 0.0,
+            },
+            {"name": "normal", "params": [p for p in model.parameters() if id(p) not in exempt]},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if not groups:
+            raise ValueError(f"{type(model).__name__} has no parameters to train")
+        return self.optimizer_class(groups, **self.kwargs)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value}" for key, value in self.kwargs.items())
+        return f"Optimizer({self.optimizer_class.__name__}, {arguments})"
+
+
+class LRScheduler:
+    """Makes a learning-rate schedule for an optimizer.
+
+    Parameters
+    ----------
+    name
+        Name of a class in ``torch.optim.lr_scheduler``, or a class.
+    **kwargs
+        Its arguments.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class.
+    TypeError
+        If it does not take these arguments.
+    """
+
+    def __init__(self, name: str | type[torch.optim.lr_scheduler.LRScheduler], **kwargs: Any):
+        self.scheduler_class = _find(
+            name,
+            torch.optim.lr_scheduler,
+            (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),
+            "learning-rate scheduler",
+        )
+        self.kwargs = kwargs
+        self(torch.optim.Adam([nn.Parameter(torch.zeros(1, 1))]))
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The schedule of an optimizer."""
+        return self.scheduler_class(optimizer, **self.kwargs)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value}" for key, value in self.kwargs.items())
+        return f"LRScheduler({self.scheduler_class.__name__}, {arguments})"
