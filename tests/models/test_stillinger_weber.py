@@ -295,6 +295,14 @@ def test_the_range_never_exceeds_what_graphs_list() -> None:
     assert abs(model.predict_energy(dimer(model.cutoff_value - 1e-3)).item()) < 1e-150
 
 
+def test_an_edge_at_the_cutoff_contributes_exactly_nothing_whatever_the_range() -> None:
+    model = StillingerWeber()
+    with torch.no_grad():
+        model.sigma.mul_(1.05)
+    energies = model(dimer(model.cutoff_value, cutoff=6.0))["local_energies"]
+    assert torch.equal(energies, torch.zeros(2))
+
+
 def test_the_range_shrinks_with_the_unit_of_length() -> None:
     model, other = StillingerWeber(), StillingerWeber(sigma=2.0)
     with torch.no_grad():
