@@ -4,6 +4,8 @@ from .addition import AdditionModel, TensorAdditionModel
 from .base import GraphPESModel, GraphPropertyModel, GraphTensorModel
 from .freeze import freeze, freeze_all_except, freeze_any_matching, freeze_matching
 from .io import load_model, load_model_component, save_model
+from .lennard_jones import LennardJones, LennardJonesMixture
+from .morse import Morse
 from .offsets import (
     EnergyOffset,
     FixedOffset,
@@ -12,15 +14,23 @@ from .offsets import (
     LearnableTensorOffset,
 )
 from .painn import PaiNN
+from .pair_potential import PairPotential, SmoothedPairPotential
 from .schnet import SchNet
+from .stillinger_weber import StillingerWeber
 from .unit_converter import UnitConverter
+from .zbl import ZBLCoreRepulsion
 
 ALL_PES_MODELS: list[type[GraphPESModel]] = [
-    EnergyOffset,
     FixedOffset,
     LearnableOffset,
+    LennardJones,
+    LennardJonesMixture,
+    Morse,
     PaiNN,
     SchNet,
+    SmoothedPairPotential,
+    StillingerWeber,
+    ZBLCoreRepulsion,
 ]
 
 __all__ = [
@@ -34,10 +44,17 @@ __all__ = [
     "GraphTensorModel",
     "LearnableOffset",
     "LearnableTensorOffset",
+    "LennardJones",
+    "LennardJonesMixture",
+    "Morse",
     "PaiNN",
+    "PairPotential",
     "SchNet",
+    "SmoothedPairPotential",
+    "StillingerWeber",
     "TensorAdditionModel",
     "UnitConverter",
+    "ZBLCoreRepulsion",
     "freeze",
     "freeze_all_except",
     "freeze_any_matching",
