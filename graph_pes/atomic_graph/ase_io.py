@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graph_pes.tensors import voigt_6_to_full_3x3
 
-from .graph import EDGE_VECTORS, TRIPLET_EDGES, AtomicGraph
+from .graph import DERIVED_KEYS, AtomicGraph
 from .neighbours import neighbour_list
 from .properties import DEFAULT_LABELS, PROPERTIES, PropertyKey, expected_shape, label_dtype
 
@@ -68,7 +68,7 @@ def graph_to_ase(graph: AtomicGraph) -> ase.Atoms:
         raise ValueError("to_ase: expected a single structure, got a batch of them")
 
     def array(x: Tensor) -> np.ndarray:
-        return x.detach().cpu().numpy()
+        return x.detach().cpu().numpy().copy()
 
     atoms = ase.Atoms(
         numbers=array(graph.Z),
@@ -77,7 +77,7 @@ def graph_to_ase(graph: AtomicGraph) -> ase.Atoms:
         pbc=None if graph.pbc is None else array(graph.pbc),
     )
     for key, value in {**graph.other, **graph.properties}.items():
-        if key in (EDGE_VECTORS, TRIPLET_EDGES):
+        if key in DERIVED_KEYS:
             continue
         per_atom = PROPERTIES[key].per == "atom" if key in PROPERTIES else False
         if per_atom:
@@ -102,15 +102,21 @@ def _label(key: PropertyKey, source: str, value: Any, n_atoms: int, dtype: torch
             f"{sorted(PROPERTIES)}"
         )
     try:
-        tensor = torch.as_tensor(np.asarray(value, dtype=np.float64))
+        tensor = torch.from_numpy(np.array(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the label {source!r} is not a number or an array of numbers: {value!r}") from error
+        raise ValueError(
+            f"the label {source!r} is not a number or an array of numbers: {value!r}"
+        ) from error
     shape = expected_shape(key, n_atoms)
-    if shape == (3, 3) and tensor.shape == (6,):
+    is_matrix = PROPERTIES[key].per == "structure" and shape == (3, 3)
+    if is_matrix and tensor.shape == (6,):
         tensor = voigt_6_to_full_3x3(tensor)
-    elif shape is not None and tensor.numel() == int(np.prod(shape)) and _may_reshape(tensor, shape):
+    elif is_matrix and tensor.shape == (9,):
+        tensor = tensor.reshape(3, 3)
+    elif shape is not None and _without_ones(tensor.shape) == _without_ones(shape):
         tensor = tensor.reshape(shape)
-    if (shape is not None and tensor.shape != shape) or (shape is None and len(tensor) != n_atoms):
+    fits = tensor.shape == shape if shape is not None else tensor.shape[:1] == (n_atoms,)
+    if not fits:
         raise ValueError(
             f"the label {source!r} ({key}) of a structure of {n_atoms} atoms should have shape "
             f"{shape or (n_atoms, '...')}, but has {tuple(tensor.shape)}"
@@ -120,12 +126,11 @@ def _label(key: PropertyKey, source: str, value: Any, n_atoms: int, dtype: torch
     return tensor.to(label_dtype(key, dtype))
 
 
-def _may_reshape(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Only by dropping or adding axes of length one, or from nine components to 3×3."""
-    squeezed = tuple(n for n in tensor.shape if n != 1)
-    return squeezed == tuple(n for n in shape if n != 1) or (tensor.shape == (9,) and shape == (3, 3))
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """Axes of length one may be missing or superfluous in data."""
+    return tuple(n for n in shape if n != 1)
 
 
 def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
-    tensor = torch.as_tensor(np.asarray(value))
+    tensor = torch.from_numpy(np.array(value))
     return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .graph import EDGE_VECTORS, TRIPLET_EDGES, AtomicGraph
+from .graph import DERIVED_KEYS, AtomicGraph
 from .ops import is_batch, is_local_property, number_of_atoms
 from .properties import PROPERTIES, PropertyKey
 from .triplets import with_triplets
@@ -97,7 +97,7 @@ def to_batch(graphs: Sequence[AtomicGraph], three_body_cutoff: float | None = No
     for key in _all_keys(g.properties for g in graphs):
         batch.properties[key] = _batch_label(key, graphs)
     for key in _all_keys(g.other for g in graphs):
-        if key not in (EDGE_VECTORS, TRIPLET_EDGES):
+        if key not in DERIVED_KEYS:
             batch.other[key] = _batch_other(key, graphs, batch)
     if three_body_cutoff:
         batch = with_triplets(batch, three_body_cutoff)

@@ -19,6 +19,8 @@ DEFAULT_CUTOFF: Final[float] = 5.0
 #: consistent by `trim_edges`, recomputed when needed, and never batched or shown.
 EDGE_VECTORS: Final[str] = "_edge_vectors"
 TRIPLET_EDGES: Final[str] = "_triplet_edges"
+TRIPLET_CUTOFF: Final[str] = "_triplet_cutoff"
+DERIVED_KEYS: Final[tuple[str, ...]] = (EDGE_VECTORS, TRIPLET_EDGES, TRIPLET_CUTOFF)
 
 
 class AtomicGraph(NamedTuple):
@@ -184,7 +186,8 @@ class AtomicGraph(NamedTuple):
         return AtomicGraph(*map(move, self))
 
     def __repr__(self) -> str:
-        name, info = "AtomicGraph", {}
+        name = "AtomicGraph"
+        info: dict[str, Any] = {}
         if self.ptr is not None:
             name, info["structures"] = "AtomicGraphBatch", self.ptr.shape[0] - 1
         info["atoms"] = self.Z.shape[0]
@@ -193,7 +196,7 @@ class AtomicGraph(NamedTuple):
         info["cutoff"] = float(f"{self.cutoff:.3g}")
         if self.properties:
             info["properties"] = list(self.properties)
-        visible = [key for key in self.other if key not in (EDGE_VECTORS, TRIPLET_EDGES)]
+        visible = [key for key in self.other if key not in DERIVED_KEYS]
         if visible:
             info["other"] = visible
         return f"{name}({', '.join(f'{k}={v}' for k, v in info.items())})"

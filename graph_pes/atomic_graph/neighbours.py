@@ -49,7 +49,9 @@ def neighbour_list(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple
     return torch.stack([i, j])[:, order], offsets[order].to(R.dtype)
 
 
-def _vesin_on_cpu(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+def _vesin_on_cpu(
+    R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
+) -> tuple[Tensor, Tensor, Tensor]:
     import vesin
 
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True)
@@ -63,7 +65,9 @@ def _vesin_on_cpu(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[
     )
 
 
-def _vesin_on_device(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+def _vesin_on_device(
+    R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
+) -> tuple[Tensor, Tensor, Tensor]:
     try:
         from vesin.torch import NeighborList
     except ImportError as error:
@@ -78,7 +82,7 @@ def _vesin_on_device(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tup
 def _checked_cell(R: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
     """The cell, with unit vectors for directions that have none and are not periodic."""
     if not torch.isfinite(R).all():
-        bad = (~torch.isfinite(R)).any(-1).nonzero()[0].item()
+        bad = int((~torch.isfinite(R)).any(-1).nonzero()[0])
         raise ValueError(f"positions must be finite, but atom {bad} is at {R[bad].tolist()}")
     missing = (cell == 0).all(-1)
     if (missing & pbc).any():

@@ -134,7 +134,9 @@ def neighbour_distances(graph: AtomicGraph) -> Tensor:
 # --- sums and gathers --------------------------------------------------------------------
 
 
-def sum_over_central_atom_index(p: Tensor, central_atom_index: Tensor, graph: AtomicGraph) -> Tensor:
+def sum_over_central_atom_index(
+    p: Tensor, central_atom_index: Tensor, graph: AtomicGraph
+) -> Tensor:
     """Sum the rows of ``p`` (K, ...) that share a central atom: shape (N, ...)."""
     return index_sum(p, central_atom_index, number_of_atoms(graph))
 
@@ -225,9 +227,8 @@ def remove_mean_and_net_torque(v: Tensor, graph: AtomicGraph) -> Tensor:
     eye = torch.eye(3, dtype=r.dtype, device=r.device)
     inertia = (r * r).sum(-1)[:, None, None] * eye - r[:, :, None] * r[:, None, :]
     # The pseudo-inverse leaves out rotations about the axis of a linear molecule.
-    omega = (torch.linalg.pinv(index_sum(inertia, batch, S), hermitian=True) @ torque[..., None])[..., 0]
+    inverse = torch.linalg.pinv(index_sum(inertia, batch, S), hermitian=True)
+    omega = (inverse @ torque[..., None])[..., 0]
     periodic = graph.pbc if graph.pbc is not None else (graph.cell != 0).any(-1)
     free = ~periodic.reshape(S, 3).any(-1, keepdim=True)
     return v - torch.linalg.cross((omega * free)[batch], r)
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .graph import TRIPLET_EDGES, AtomicGraph
+from .graph import TRIPLET_CUTOFF, TRIPLET_EDGES, AtomicGraph
 from .ops import neighbour_distances, number_of_atoms
 
 
@@ -52,7 +52,7 @@ def triplet_edges(graph: AtomicGraph, cutoff: float) -> Tensor:
         Indices (ij, ik) into the edges of the graph, shape (2, T).
     """
     within = neighbour_distances(graph).detach() <= cutoff
-    if TRIPLET_EDGES in graph.other:
+    if TRIPLET_EDGES in graph.other and cutoff <= float(graph.other[TRIPLET_CUTOFF]):
         pairs = graph.other[TRIPLET_EDGES]
         return pairs[:, within[pairs].all(0)]
     edges = within.nonzero()[:, 0]
@@ -61,4 +61,8 @@ def triplet_edges(graph: AtomicGraph, cutoff: float) -> Tensor:
 
 def with_triplets(graph: AtomicGraph, cutoff: float) -> AtomicGraph:
     """The same graph with the triplets up to a cutoff found once and for all."""
-    return graph._replace(other={**graph.other, TRIPLET_EDGES: triplet_edges(graph, cutoff)})
+    found = {
+        TRIPLET_EDGES: triplet_edges(graph, cutoff),
+        TRIPLET_CUTOFF: torch.tensor(cutoff, dtype=torch.float64),
+    }
+    return graph._replace(other={**graph.other, **found})

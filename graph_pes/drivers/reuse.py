@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graph_pes.atomic_graph import AtomicGraph, neighbour_list, to_batch, with_triplets
-from graph_pes.atomic_graph.graph import TRIPLET_EDGES
+from graph_pes.atomic_graph.graph import TRIPLET_CUTOFF, TRIPLET_EDGES
 
 
 def reference_length_covered(
@@ -164,8 +164,8 @@ class ReusableNeighbourList:
         """
         new = to_batch([graph]).to(self.device)
         other = dict(new.other)
-        if TRIPLET_EDGES in self.batch.other:
-            other[TRIPLET_EDGES] = self.batch.other[TRIPLET_EDGES]
+        for key in {TRIPLET_EDGES, TRIPLET_CUTOFF} & self.batch.other.keys():
+            other[key] = self.batch.other[key]
         return new._replace(
             neighbour_list=self.batch.neighbour_list,
             neighbour_cell_offsets=self.batch.neighbour_cell_offsets,

@@ -35,7 +35,7 @@ class StructureKind:
     skew
         How far the cell is from cubic, from 0 (cubic) to 1.
     isolated_atoms
-        Put this many atoms 30 Å or more away from all others; needs a direction that is
+        Put this many atoms 12 Å or more away from all others; needs a direction that is
         not periodic.
     wrapped
         Whether all atoms are in the unit cell, rather than anywhere.
@@ -166,6 +166,6 @@ def _far_away(
     """Positions (n, 3) far from all others, in a direction in which nothing is periodic."""
     # Perpendicular to the periodic directions, so that no image comes near.
     free = np.linalg.svd(cell[pbc], full_matrices=True)[2][int(pbc.sum()) :]
-    start = positions.mean(0) if len(positions) else np.zeros(3)
-    distances = 40.0 * (1 + np.arange(n)) + rng.uniform(-5, 5, n)
-    return start + distances[:, None] * free[0]
+    start = (positions @ free[0]).max() if len(positions) else 0.0
+    distances = start + 12.0 * (1 + np.arange(n)) + rng.uniform(0, 3) * np.arange(n)
+    return distances[:, None] * free[0]

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from ase.neighborlist import neighbor_list
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graph_pes.atomic_graph import (
+    AtomicGraph,
+    keep_at_most_k_neighbours,
+    neighbour_distances,
+    neighbour_list,
+    neighbour_vectors,
+    number_of_edges,
+    select_edges,
+    to_batch,
+    trim_edges,
+    with_edge_vectors,
+    with_triplets,
+)
+from tests.strategies import structure_lists, structures
+
+cutoffs = st.floats(0.5, 5.0)
+
+
+def edge_set(graph: AtomicGraph) -> list[tuple[int, ...]]:
+    """Edges as sorted tuples (i, j, shifts)."""
+    columns = torch.cat([graph.neighbour_list, graph.neighbour_cell_offsets.T.long()])
+    return sorted(map(tuple, columns.T.tolist()))
+
+
+@given(structures(), cutoffs)
+def test_same_edges_as_ase(atoms: ase.Atoms, cutoff: float) -> None:
+    graph = AtomicGraph.from_ase(atoms, cutoff)
+    i, j, shifts = neighbor_list("ijS", atoms, cutoff)
+    expected = sorted(map(tuple, np.column_stack([i, j, shifts]).tolist()))
+    assert edge_set(graph) == expected
+
+
+@given(structures(), cutoffs)
+def test_vectors_and_distances(atoms: ase.Atoms, cutoff: float) -> None:
+    graph = AtomicGraph.from_ase(atoms, cutoff, dtype=torch.float64)
+    i, j, shifts, vectors = neighbor_list("ijSD", atoms, cutoff)
+    expected = {(a, b, *s): v for a, b, s, v in zip(i, j, shifts.tolist(), vectors, strict=True)}
+    columns = torch.cat([graph.neighbour_list, graph.neighbour_cell_offsets.T.long()]).T
+    found = neighbour_vectors(graph)
+    for key, vector in zip(columns.tolist(), found, strict=True):
+        np.testing.assert_allclose(vector, expected[tuple(key)], atol=1e-9)
+    torch.testing.assert_close(neighbour_distances(graph), found.norm(dim=-1))
+    assert (neighbour_distances(graph) <= cutoff).all()
+
+
+@given(structures())
+def test_sorted_by_central_atom_and_in_both_directions(atoms: ase.Atoms) -> None:
+    graph = AtomicGraph.from_ase(atoms, 4.0)
+    assert (graph.neighbour_list[0].diff() >= 0).all()
+    edges = edge_set(graph)
+    assert edges == sorted((j, i, -a, -b, -c) for i, j, a, b, c in edges)
+    assert not any(i == j and (a, b, c) == (0, 0, 0) for i, j, a, b, c in edges)
+
+
+def test_dtypes_of_edges() -> None:
+    graph = AtomicGraph.from_ase(bulk("Cu"), 3.0, dtype=torch.float32)
+    assert graph.neighbour_list.dtype == torch.int64
+    assert graph.neighbour_cell_offsets.dtype == torch.float32
+
+
+def test_images_of_an_atom_itself() -> None:
+    graph = AtomicGraph.from_ase(bulk("Po", "sc", a=1.0), cutoff=2.01)
+    # 6 at distance 1, 12 at √2, 8 at √3, 6 at 2
+    assert number_of_edges(graph) == 32
+
+
+@pytest.mark.parametrize("cutoff", [0.0, -1.0])
+def test_no_edges_without_a_cutoff(cutoff: float) -> None:
+    assert number_of_edges(AtomicGraph.from_ase(molecule("H2O"), cutoff)) == 0
+
+
+def test_no_atoms() -> None:
+    edges, offsets = neighbour_list(
+        torch.zeros(0, 3), torch.zeros(3, 3), torch.zeros(3, dtype=torch.bool), 3.0
+    )
+    assert edges.shape == (2, 0)
+    assert offsets.shape == (0, 3)
+
+
+# --- bad input ---
+
+
+def test_periodic_direction_without_lattice_vector() -> None:
+    atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 1]], cell=[3, 3, 0], pbc=True)
+    with pytest.raises(ValueError, match="periodic along c, but that lattice vector is zero"):
+        AtomicGraph.from_ase(atoms)
+    atoms.pbc = (True, True, False)
+    assert number_of_edges(AtomicGraph.from_ase(atoms, 1.1)) == 2
+
+
+def test_cell_of_zero_volume() -> None:
+    atoms = ase.Atoms("H", cell=[[1, 0, 0], [0, 1, 0], [1, 1, 0]], pbc=True)
+    with pytest.raises(ValueError, match="zero volume"):
+        AtomicGraph.from_ase(atoms)
+    atoms.pbc = False  # then the cell does not matter
+    assert number_of_edges(AtomicGraph.from_ase(atoms)) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_positions_that_are_not_finite(bad: float) -> None:
+    atoms = molecule("H2O")
+    atoms.positions[1, 2] = bad
+    with pytest.raises(ValueError, match="positions must be finite, but atom 1 is at"):
+        AtomicGraph.from_ase(atoms)
+
+
+# --- changes to neighbour lists ---
+
+
+@given(structures(), st.floats(0.5, 4.0))
+def test_trimming_is_rebuilding(atoms: ase.Atoms, cutoff: float) -> None:
+    longer = AtomicGraph.from_ase(atoms, 4.5, dtype=torch.float64)
+    trimmed = trim_edges(longer, cutoff)
+    assert edge_set(trimmed) == edge_set(AtomicGraph.from_ase(atoms, cutoff, dtype=torch.float64))
+    assert trimmed.cutoff == cutoff
+    assert (trimmed.neighbour_list[0].diff() >= 0).all()
+    assert longer.cutoff == 4.5
+
+
+@given(structure_lists())
+def test_trimming_a_batch_is_batching_trimmed_graphs(atoms: list[ase.Atoms]) -> None:
+    graphs = [AtomicGraph.from_ase(a, 4.0, dtype=torch.float64) for a in atoms]
+    of_batch = trim_edges(to_batch(graphs), 2.5)
+    batch_of = to_batch([trim_edges(g, 2.5) for g in graphs])
+    assert torch.equal(of_batch.neighbour_list, batch_of.neighbour_list)
+    assert torch.equal(of_batch.neighbour_cell_offsets, batch_of.neighbour_cell_offsets)
+
+
+def test_trimming_to_the_same_or_a_longer_cutoff() -> None:
+    graph = AtomicGraph.from_ase(molecule("CH4"), 2.0)
+    assert trim_edges(graph, 2.0) is graph
+    message = r"neighbours up to 3 Å are needed, but the graph only lists them up to 2 Å"
+    with pytest.raises(ValueError, match=message):
+        trim_edges(graph, 3.0)
+
+
+@given(structures(min_atoms=2))
+def test_selecting_edges_keeps_what_is_derived_from_them(atoms: ase.Atoms) -> None:
+    graph = AtomicGraph.from_ase(atoms, 4.0, dtype=torch.float64)
+    prepared = with_triplets(with_edge_vectors(graph, neighbour_vectors(graph) + 0.0), 3.0)
+    keep = torch.rand(number_of_edges(graph)) > 0.4
+    selected = select_edges(prepared, keep)
+    assert torch.equal(neighbour_vectors(selected), neighbour_vectors(graph)[keep])
+    assert torch.equal(selected.neighbour_list, graph.neighbour_list[:, keep])
+    assert number_of_edges(graph) == len(keep)
+
+
+@given(structures(), st.integers(0, 30))
+def test_nearest_neighbours_against_brute_force(atoms: ase.Atoms, k: int) -> None:
+    graph = AtomicGraph.from_ase(atoms, 4.0, dtype=torch.float64)
+    kept = keep_at_most_k_neighbours(graph, k)
+    assert (kept.neighbour_list[0].diff() >= 0).all()
+    assert set(edge_set(kept)) <= set(edge_set(graph))
+    for atom in range(len(atoms)):
+        every = neighbour_distances(graph)[graph.neighbour_list[0] == atom].sort().values
+        nearest = neighbour_distances(kept)[kept.neighbour_list[0] == atom].sort().values
+        torch.testing.assert_close(nearest, every[:k], rtol=0, atol=0)
