@@ -95,16 +95,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
             order = torch.randperm(self.length, generator=generator)
         else:
             order = torch.arange(self.length)
-        mine = order[torch.arange(self.rank, self._dealt, self.n_ranks) % self.length]
+        mine = order[[turn % self.length for turn in self._turns]]
         return zip(mine.tolist(), seeds[mine].tolist(), strict=True)
 
     def __len__(self) -> int:
-        return len(range(self.rank, self._dealt, self.n_ranks))
+        return len(self._turns)
 
     @property
-    def _dealt(self) -> int:
-        """Number of items dealt out to all processes together."""
-        return -(-self.length // self.n_ranks) * self.n_ranks if self.pad else self.length
+    def _turns(self) -> range:
+        """Places of this process's items in the order, counted on where that begins again."""
+        dealt = -(-self.length // self.n_ranks) * self.n_ranks if self.pad else self.length
+        return range(self.rank, dealt, self.n_ranks)
 
 
 class SeededItems(Dataset[AtomicGraph]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, is_batch, number_of_atoms, replace
-from graph_pes.atomic_graph.graph import EDGE_VECTORS, TRIPLET_EDGES
+from graph_pes.atomic_graph.graph import DERIVED_KEYS, EDGE_VECTORS
 
 #: What a transform is. It may draw random numbers from torch's generator, which the loader
 #: seeds anew for each item and epoch.
@@ -61,14 +62,15 @@ def random_rotation_matrix() -> Tensor:
     Tensor
         Shape (3, 3), float64.
     """
-    w, x, y, z = torch.nn.functional.normalize(torch.randn(4, dtype=torch.float64), dim=0)
-    return torch.stack(
-        [
-            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)]),
-            torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)]),
-            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]),
-        ]
-    )
+    # Nine numbers: plain Python is many times faster here than operations on tensors.
+    quaternion = torch.randn(4, dtype=torch.float64).tolist()
+    w, x, y, z = (component / math.hypot(*quaternion) for component in quaternion)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def rotate(graph: AtomicGraph, rotation: Tensor) -> AtomicGraph:
@@ -127,7 +129,7 @@ def _other_rank(key: str, value: Tensor, graph: AtomicGraph) -> int:
     """Number of Cartesian indices of an entry of ``graph.other``."""
     if key == EDGE_VECTORS:
         return 1
-    if key == TRIPLET_EDGES or not value.is_floating_point():
+    if key in DERIVED_KEYS or not value.is_floating_point():
         return 0
     if key in PROPERTIES:
         return _label_rank(key, value, graph)
