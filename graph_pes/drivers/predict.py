@@ -95,9 +95,7 @@ def iterate_predictions(
     ValueError
         If ``batch_size`` is not positive, or see `GraphPESModel.predict`.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size should be at least 1, but is {batch_size}")
-    for group in _groups(graphs, batch_size):
+    for group in in_groups(graphs, batch_size):
         yield from _predict_group(model, group, properties)
 
 
@@ -121,7 +119,16 @@ def predict_all(
     return list(iterate_predictions(model, graphs, properties, batch_size))
 
 
-def _groups(graphs: Iterable[AtomicGraph], size: int) -> Iterator[list[AtomicGraph]]:
+def in_groups(graphs: Iterable[AtomicGraph], size: int) -> Iterator[list[AtomicGraph]]:
+    """Lists of ``size`` structures after one another, the last one shorter if need be.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"batch_size should be at least 1, but is {size}")
     group: list[AtomicGraph] = []
     for graph in graphs:
         group.append(graph)

@@ -100,9 +100,7 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
 
     def _prepared(self, graph: AtomicGraph, properties: Sequence[PropertyKey]) -> AtomicGraph:
         """A batch of the edges this model needs, after checking what was asked for."""
-        known = set(self.implemented_properties)
-        if "local_energies" in known:
-            known.update(DERIVED_FROM_ENERGY)
+        known = self.predictable_properties
         unknown = [key for key in properties if key not in known]
         if unknown:
             raise ValueError(
@@ -159,6 +157,12 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
         return float(self.cutoff)
 
     @property
+    def predictable_properties(self) -> set[PropertyKey]:
+        """What `predict` can be asked for: what is implemented, and what follows from energies."""
+        own = set(self.implemented_properties)
+        return own.union(DERIVED_FROM_ENERGY) if "local_energies" in own else own
+
+    @property
     def elements_seen(self) -> list[str]:
         """Symbols of the elements that the model was given values for, or was fitted to."""
         seen: set[int] = set()
@@ -192,7 +196,7 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
 
     @property
     def extra_state(self) -> Any:
-        """State besides parameters and buffers: override, with a setter, to save some."""
+        """State besides parameters and buffers; override it, with a setter, to save some."""
         return {}
 
     @extra_state.setter
