@@ -84,6 +84,16 @@ class GraphDataset(Dataset[AtomicGraph]):
         found = _label_names(self.graphs)
         return [key for key in PROPERTIES if key in found]
 
+    def config_types(self) -> list[str | None] | None:
+        """What kind of structure each one is, where the source of the data says so.
+
+        Returns
+        -------
+        list[str | None] | None
+            One per graph, None for those without; None if there are none at all.
+        """
+        return None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self):,}, properties={self.properties})"
 
@@ -155,6 +165,12 @@ class ASEToGraphDataset(GraphDataset):
         if self.pre_transform and isinstance(self.graphs, _GraphsOnAccess):
             self.graphs = list(self.graphs)
 
+    def config_types(self) -> list[str | None] | None:
+        """The ``info["config_type"]`` of each structure; None if none has any."""
+        found = [structure.info.get("config_type") for structure in self.structures]
+        types = [None if value is None else str(value) for value in found]
+        return None if all(value is None for value in types) else types
+
 
 class ConcatDataset(GraphDataset):
     """Several data sets, one after the other.
@@ -186,6 +202,13 @@ class ConcatDataset(GraphDataset):
         """Set up each of the data sets."""
         for dataset in self.datasets.values():
             dataset.setup()
+
+    def config_types(self) -> list[str | None] | None:
+        """Those of each of the data sets, one after the other; None if none has any."""
+        parts = [(dataset.config_types(), len(dataset)) for dataset in self.datasets.values()]
+        if all(types is None for types, _ in parts):
+            return None
+        return [t for types, n in parts for t in (types if types is not None else [None] * n)]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ import logging
 import sys
 
 import pytest
+import torch
 
 from graph_pes.analysis import report
 from graph_pes.atomic_graph import replace
+from graph_pes.data import file_dataset
+from graph_pes.models import LennardJones
 
 
 def test_a_report_is_a_table_and_a_figure(labelled, tmp_path, monkeypatch):
@@ -62,3 +65,19 @@ def test_without_labels_the_table_is_empty(labelled, tmp_path, caplog):
 def test_groups_that_do_not_fit(labelled, tmp_path):
     with pytest.raises(ValueError, match="there are 1 groups"):
         report(labelled.model, {"test": labelled.graphs}, tmp_path, groups={"test": ["a"]})
+
+
+def test_groups_come_from_data_sets(ethanol_folder, tmp_path):
+    """As read from a file: iterated over and grouped in the same order."""
+    dataset = file_dataset(ethanol_folder / "valid.xyz", cutoff=3.0, n=12, pre_transform=False)
+    model = LennardJones(cutoff=3.0)
+    groups = dataset.config_types()
+    rows = report(model, {"valid": dataset}, tmp_path, groups={"valid": groups})
+    forces = [dataset[n].properties["forces"] for n in range(12)]
+    predicted = [model.predict_forces(dataset[n]) for n in range(12)]
+    for name in set(groups):
+        members = [n for n in range(12) if groups[n] == name]
+        errors = torch.cat([forces[n] - predicted[n] for n in members]).double()
+        (row,) = (r for r in rows if r.property == "forces" and r.group == name)
+        assert row.count == 27 * len(members)
+        assert row.mae == pytest.approx(errors.abs().mean().item(), rel=1e-5)

@@ -237,3 +237,20 @@ def test_selection_of_a_selection():
     selection = Selection(structures, [3, 1, 0], "x.xyz")[1:]
     assert [str(a.symbols) for a in selection] == ["CH4", "OH2"]
     assert selection.name_of(1) == "x.xyz, structure 0"
+
+
+def test_config_types():
+    """From the structures that have one, through selections and concatenations."""
+    bare, liquid, numbered = molecule("H2O"), molecule("H2O"), molecule("H2O")
+    liquid.info["config_type"], numbered.info["config_type"] = "liquid", 3
+    selection = Selection([bare, liquid, numbered], [2, 0, 1], "x")
+    some = ASEToGraphDataset(selection, 3.0, pre_transform=True)
+    none = ASEToGraphDataset([bare], 3.0)
+    assert some.config_types() == ["3", None, "liquid"]
+    some.setup()
+    assert some.config_types() == ["3", None, "liquid"]
+    assert none.config_types() is None
+    assert GraphDataset(graphs(2)).config_types() is None
+    together = ConcatDataset(a=GraphDataset(graphs(2)), b=some)
+    assert together.config_types() == [None, None, "3", None, "liquid"]
+    assert ConcatDataset(a=none, b=GraphDataset(graphs(2))).config_types() is None
