@@ -34,8 +34,10 @@ class Comparison:
         ``energy_per_atom`` and ``virial_per_atom``.
     unit
         Of the values.
-    reference, predicted
-        Shape (K, D), for K rows of D components each, float64.
+    reference
+        The labels, shape (K, D), for K rows of D components each, float64.
+    predicted
+        The predictions, in the same shape.
     elements
         Atomic number of each row, shape (K,), for properties of atoms.
     groups

@@ -27,12 +27,18 @@ class ErrorRow:
         What is grouped by: ``all``, ``element`` or ``config_type``.
     group
         Chemical symbol or ``config_type``; ``all`` for everything.
-    property, unit
-        See `Comparison`.
+    property
+        Such as ``forces`` or ``energy_per_atom``, see `Comparison`.
+    unit
+        Of the errors.
     count
         Number of values, each component counted.
-    mae, rmse, max
-        Mean absolute, root-mean-square and largest absolute error of the components.
+    mae
+        Mean absolute error of the components.
+    rmse
+        Root-mean-square error of the components.
+    max
+        Largest absolute error of the components.
     """
 
     dataset: str
