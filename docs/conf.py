@@ -57,7 +57,7 @@ python_maximum_signature_line_length = 88
 napoleon_google_docstring = False
 napoleon_use_param = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_preprocess_types = False
 
 # `name` in a docstring is a link where there is something to link to
@@ -71,9 +71,15 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(abc|ase|collections|data2objects|e3nn|np|numpy|os|pathlib|pl|torch|typing)\..*"),
     (r"py:.*", r"(nn|pytorch_lightning|torchmetrics)\..*"),
     (r"py:class", r"(Any|Callable|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)"),
-    (r"py:class", r"(Atoms|Dataset|DataLoader|LightningModule|Module|Tensor|Trainer)"),
+    (
+        r"py:class",
+        r"(Atoms|Axes|Dataset|DataLoader|Figure|LightningModule|Line2D|Module|Tensor|Trainer)",
+    ),
     # type variables, aliases and private base classes
-    (r"py:class", r"(graph_pes\..*\.)?(_\w+|Batcher|LossComponent|Model|SeededItems|TensorOffset|Transform)"),
+    (
+        r"py:class",
+        r"(graph_pes\..*\.)?(_\w+|Batcher|LossComponent|Model|SeededItems|TensorOffset|Transform)",
+    ),
     (r"py:obj", r".*"),
 ]
 

@@ -4,8 +4,8 @@
 
 Takes the folder of a training run, and runs from a test frame
 
-1. 2 ps at 300 K (Langevin), which writes ``md.xyz`` to the same folder,
-2. 1 ps at constant energy, which shows how well the forces conserve it.
+1. 1 ps at 300 K (Langevin), which writes ``md.xyz`` to the same folder,
+2. 0.5 ps at constant energy, which shows how well the forces conserve it.
 """
 
 import sys
@@ -88,9 +88,9 @@ def main(run: Path) -> None:
 
     print(f"\nLangevin dynamics at {TEMPERATURE} K")
     print(f"{'t/ps':>8} {'E_pot/eV':>14} {'E_kin/eV':>10} {'E_total/eV':>14} {'T/K':>8}")
-    langevin(atoms, picoseconds=2, output=run / "md.xyz")
+    langevin(atoms, picoseconds=1, output=run / "md.xyz")
 
-    drift = energy_drift(atoms, picoseconds=1)
+    drift = energy_drift(atoms, picoseconds=0.5)
     print(f"\nDrift of the total energy at constant energy: {drift:+.3f} meV/atom/ps")
 
 
