@@ -268,7 +268,8 @@ def finish(model: GraphPropertyModel, data: DatasetCollection, folder: Path, bat
     datasets = named_datasets(data)
     update_summary(folder, test(model, datasets, "test", batch_size))
     held_out = {name: d for name, d in datasets.items() if name != "train"}
-    report(model, held_out, folder, batch_size)
+    groups = {name: dataset.config_types() for name, dataset in held_out.items()}
+    report(model, held_out, folder, batch_size, groups)
     logger.info("Testing complete: %s", folder)
 
 

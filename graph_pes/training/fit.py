@@ -101,15 +101,24 @@ def fit(
     _check_model(model, sample, loss)
     _log_size(model, trainer)
     task = TrainingTask(model, loss, optimizer, scheduler, options.seed)
+    train_loader = _loader(model, data.train, options, trainer, shuffle=True)
+    if checkpoint is not None:
+        # Workers fetch batches of the first epoch before Lightning says which one it is.
+        train_loader.sampler.set_epoch(_epochs_done(checkpoint))
     logger.info("Starting fit...")
     trainer.fit(
         task,
-        _loader(model, data.train, options, trainer, shuffle=True),
+        train_loader,
         _loader(model, data.valid, options, trainer, shuffle=False),
         ckpt_path=checkpoint,
         weights_only=True,
     )
     return model
+
+
+def _epochs_done(checkpoint: Path) -> int:
+    progress = torch.load(checkpoint, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
+    return progress["epoch_progress"]["current"]["processed"]
 
 
 def prepare(
