@@ -45,7 +45,7 @@ def structures(
         min_distance=min_distance,
         volume_per_atom=draw(st.sampled_from([10.0, 5.0, 20.0, 60.0])),
         skew=draw(st.sampled_from([0.0, 0.5, 1.0])),
-        isolated_atoms=draw(st.sampled_from([0, 0, 1, n_atoms])),
+        isolated_atoms=draw(st.sampled_from([0, 0, 1, 3])),
         wrapped=draw(st.sampled_from([True, False])),
         box=draw(st.booleans()),
     )

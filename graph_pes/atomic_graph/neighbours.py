@@ -80,7 +80,7 @@ def _vesin_on_device(
 
 
 def _checked_cell(R: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
-    """The cell, with unit vectors for directions that have none and are not periodic."""
+    """The cell, with unit vectors for the directions that are not periodic."""
     if not torch.isfinite(R).all():
         bad = int((~torch.isfinite(R)).any(-1).nonzero()[0])
         raise ValueError(f"positions must be finite, but atom {bad} is at {R[bad].tolist()}")
@@ -93,11 +93,11 @@ def _checked_cell(R: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
         )
     if not pbc.any():
         return torch.zeros_like(cell)
-    if missing.any():
-        present = cell[~missing].double()
+    if not pbc.all():
+        periodic = cell[pbc].double()
         # Any vectors that are independent of the periodic ones do: no image along them counts.
-        normal = torch.linalg.svd(present, full_matrices=True).Vh[present.shape[0] :]
-        cell = cell.double().index_put((missing.nonzero()[:, 0],), normal)
+        normal = torch.linalg.svd(periodic, full_matrices=True).Vh[periodic.shape[0] :]
+        cell = cell.double().index_put(((~pbc).nonzero()[:, 0],), normal)
     scale = cell.norm(dim=-1).prod()
     if determinant_3x3(cell).abs() < 1e-9 * scale:
         raise ValueError(

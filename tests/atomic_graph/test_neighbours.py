@@ -24,7 +24,7 @@ from graph_pes.atomic_graph import (
 )
 from tests.strategies import structure_lists, structures
 
-cutoffs = st.floats(0.5, 5.0)
+cutoffs = st.floats(1.0, 5.0)
 
 
 def edge_set(graph: AtomicGraph) -> list[tuple[int, ...]]:
@@ -103,8 +103,16 @@ def test_cell_of_zero_volume() -> None:
     atoms = ase.Atoms("H", cell=[[1, 0, 0], [0, 1, 0], [1, 1, 0]], pbc=True)
     with pytest.raises(ValueError, match="zero volume"):
         AtomicGraph.from_ase(atoms)
-    atoms.pbc = False  # then the cell does not matter
+    # Lattice vectors of directions that are not periodic do not matter.
+    atoms.pbc = (True, True, False)
+    assert number_of_edges(AtomicGraph.from_ase(atoms, 1.1)) == 4
+    atoms.pbc = False
     assert number_of_edges(AtomicGraph.from_ase(atoms)) == 0
+
+
+def test_wire_with_parallel_lattice_vectors() -> None:
+    atoms = ase.Atoms("H", cell=[[1, 0, 0], [1, 0, 0], [0, 0, 0]], pbc=(True, False, False))
+    assert number_of_edges(AtomicGraph.from_ase(atoms, 2.1)) == 4
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -118,7 +126,7 @@ def test_positions_that_are_not_finite(bad: float) -> None:
 # --- changes to neighbour lists ---
 
 
-@given(structures(), st.floats(0.5, 4.0))
+@given(structures(), st.floats(1.0, 4.0))
 def test_trimming_is_rebuilding(atoms: ase.Atoms, cutoff: float) -> None:
     longer = AtomicGraph.from_ase(atoms, 4.5, dtype=torch.float64)
     trimmed = trim_edges(longer, cutoff)
