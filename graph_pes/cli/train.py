@@ -139,7 +139,10 @@ def make_trainer(settings: TrainingConfig, folder: Path | None) -> pl.Trainer:
     loggers = kwargs.pop("logger", None)
     if loggers is None:
         loggers = make_loggers(settings, folder) if folder is not None else True
-    if kwargs.get("devices", 1) not in (1, "1") and kwargs.get("strategy", "auto") in ("auto", "ddp"):
+    if kwargs.get("devices", 1) not in (1, "1") and kwargs.get("strategy", "auto") in (
+        "auto",
+        "ddp",
+    ):
         # A loss on forces alone leaves the energies of atoms without a gradient.
         kwargs["strategy"] = DDPStrategy(find_unused_parameters=True)
     return pl.Trainer(
@@ -205,9 +208,7 @@ def make_callbacks(
     # These put averages in place of the weights for validation: after those that save.
     if fitting.swa is not None:
         swa = fitting.swa
-        callbacks.append(
-            VerboseSWACallback(swa.lr, swa.start, swa.anneal_epochs, swa.strategy)
-        )
+        callbacks.append(VerboseSWACallback(swa.lr, swa.start, swa.anneal_epochs, swa.strategy))
     if fitting.ema is not None:
         callbacks.append(EMA(fitting.ema.decay))
     for callback in callbacks:
@@ -260,7 +261,9 @@ def last_checkpoint(folder: Path | None) -> ModelCheckpoint:
 # --- after training -----------------------------------------------------------------------
 
 
-def finish(model: GraphPropertyModel, data: DatasetCollection, folder: Path, batch_size: int) -> None:
+def finish(
+    model: GraphPropertyModel, data: DatasetCollection, folder: Path, batch_size: int
+) -> None:
     """Test a trained model; write the summary, the table of errors and the parity plot."""
     logger.info("Training complete.")
     update_summary(folder, last_logged(folder))
@@ -292,7 +295,12 @@ def test(
         dataset.setup()
         metrics = evaluate(model, GraphDataLoader(dataset, batch_size=batch_size))
         alone = list(datasets) == ["test"]
-        results.update({f"{prefix}/{metric}" if alone else f"{prefix}/{name}/{metric}": value for metric, value in metrics.items()})
+        results.update(
+            {
+                f"{prefix}/{metric}" if alone else f"{prefix}/{name}/{metric}": value
+                for metric, value in metrics.items()
+            }
+        )
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
         logger.info("%s: %s (eV, Å)", name, shown)
     return results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,11 +131,17 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
             already = isinstance(module, GraphPropertyModel) and bool(module._has_been_pre_fit)
             if hasattr(module, "pre_fit") and not already:
                 module.pre_fit(batch)
+        self.register_elements(batch.Z.unique().tolist())
         for module in self.modules():
-            if isinstance(module, PerElementParameter):
-                module.register_elements(batch.Z.unique().tolist())
             if isinstance(module, GraphPropertyModel):
                 module._has_been_pre_fit.fill_(True)
+
+    def register_elements(self, Zs: Iterable[int]) -> None:
+        """Note that the model is fitted to these elements, given by atomic number."""
+        elements = set(Zs)
+        for module in self.modules():
+            if isinstance(module, PerElementParameter):
+                module.register_elements(elements)
 
     def pre_fit(self, graphs: AtomicGraph) -> None:
         """Fit this module to a batch of training data; nothing by default."""

@@ -109,9 +109,7 @@ def _gradients(energy: Tensor, inputs: Sequence[Tensor], keep_graph: bool) -> li
     gradients = torch.autograd.grad(
         energy.sum(), inputs, create_graph=keep_graph, allow_unused=True
     )
-    return [
-        torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)
-    ]
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
 
 
 def stress_from_virial(virial: Tensor, graph: AtomicGraph) -> Tensor:

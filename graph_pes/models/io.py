@@ -109,8 +109,7 @@ def load_model_component(path: str | os.PathLike[str], key: str) -> GraphPropert
     model = load_model(path)
     if not isinstance(model, AdditionModel | TensorAdditionModel):
         raise ModelFileError(
-            f"{os.fspath(path)} holds a {type(model).__name__}, not a sum of models: "
-            "use load_model"
+            f"{os.fspath(path)} holds a {type(model).__name__}, not a sum of models: use load_model"
         )
     if key not in model.models:
         raise ModelFileError(

@@ -43,7 +43,9 @@ class Interaction(nn.Module):
     def forward(self, h: Tensor, basis: Tensor, envelope: Tensor, graph: AtomicGraph) -> Tensor:
         """From h (N, C), basis (E, B) and envelope (E, 1) to the change of h (N, C)."""
         filters = self.filters(basis) * envelope  # (E, C)
-        return self.mlp(sum_over_neighbours(index_over_neighbours(self.linear(h), graph) * filters, graph))
+        return self.mlp(
+            sum_over_neighbours(index_over_neighbours(self.linear(h), graph) * filters, graph)
+        )
 
 
 class SchNet(GraphPESModel):

@@ -152,9 +152,10 @@ class PerElementParameter(Float64Tensors):
         """Values of the registered elements, for ``print``."""
         if self.index_dims > 1 or self.values[0].numel() > 1 or not self.registered.any():
             return f"shape={tuple(self.values.shape)}, trainable={self.values.requires_grad}"
-        return ", ".join(
-            f"{SYMBOLS[Z]}={self.values[Z].item():.6g}" for Z in self.registered_elements
-        ) + f", trainable={self.values.requires_grad}"
+        return (
+            ", ".join(f"{SYMBOLS[Z]}={self.values[Z].item():.6g}" for Z in self.registered_elements)
+            + f", trainable={self.values.requires_grad}"
+        )
 
 
 class PerElementEmbedding(nn.Module):
@@ -207,7 +208,9 @@ def count_used_parameters(module: nn.Module) -> tuple[int, int]:
     """Number of parameters, and of trained ones, counting registered elements only."""
     total = learnable = 0
     per_element = {
-        id(m.values): m.number_used() for m in module.modules() if isinstance(m, PerElementParameter)
+        id(m.values): m.number_used()
+        for m in module.modules()
+        if isinstance(m, PerElementParameter)
     }
     for parameter in module.parameters():
         n = per_element.get(id(parameter), parameter.numel())

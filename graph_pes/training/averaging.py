@@ -46,7 +46,9 @@ class WeightAveraging(pl.Callback, ABC):
                 pl_module.model, device=pl_module.device, avg_fn=self._function
             )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: D102
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:  # noqa: D102
         assert self._average is not None
         # With accumulated gradients, not every batch takes a step.
         if trainer.global_step > self._last_step and self.is_due(trainer):

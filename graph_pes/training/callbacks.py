@@ -201,7 +201,9 @@ class ModelTimer(pl.Callback):
     def on_train_batch_start(self, *_: Any) -> None:  # noqa: D102
         self._start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: D102
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:  # noqa: D102
         self._stop(pl_module, "train")
 
     def on_validation_batch_start(self, *_: Any) -> None:  # noqa: D102

@@ -208,7 +208,11 @@ def _check_fields(config: Mapping[str, Any], schema: type, where: str) -> None:
         value = config.get(name)
         inner = next((t for t in _members(hint) if dataclasses.is_dataclass(t)), None)
         # Data sets and the like, which are dataclasses too, may be given in other ways.
-        if inner is None or not isinstance(value, dict) or dict in map(typing.get_origin, _members(hint)):
+        if (
+            inner is None
+            or not isinstance(value, dict)
+            or dict in map(typing.get_origin, _members(hint))
+        ):
             continue
         check_keys(value, [f.name for f in dataclasses.fields(inner)], f"{where}{name}/")
         _check_fields(value, inner, f"{where}{name}/")
@@ -274,7 +278,9 @@ def _check_names(value: Any, modules: Sequence[types.ModuleType], where: str) ->
         name = value[1:].removesuffix("()")
         known = [n for module in modules for n in getattr(module, "__all__", vars(module))]
         if name and not any(hasattr(module, name) for module in (builtins, *modules)):
-            raise ConfigError(f"{where.rstrip('/')}: there is no object +{name}{nearest(name, known)}")
+            raise ConfigError(
+                f"{where.rstrip('/')}: there is no object +{name}{nearest(name, known)}"
+            )
 
 
 # --- values that may be given in several ways ---------------------------------------------
@@ -365,6 +371,8 @@ def parse_test_sets(
     value: Any, cutoff: float, where: str
 ) -> GraphDataset | dict[str, GraphDataset]:
     """One test set, or several under names."""
-    if isinstance(value, Mapping) and not (set(value) & set(inspect.signature(file_dataset).parameters)):
+    if isinstance(value, Mapping) and not (
+        set(value) & set(inspect.signature(file_dataset).parameters)
+    ):
         return {name: parse_dataset(v, cutoff, f"{where}/{name}") for name, v in value.items()}
     return parse_dataset(value, cutoff, where)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
-from graph_pes.atomic_graph import AtomicGraph, PropertyKey
-from graph_pes.models.base import DERIVED_FROM_ENERGY, GraphPESModel, GraphPropertyModel
+from graph_pes.atomic_graph import AtomicGraph, PropertyKey, get_cell_volume, label_mask
+from graph_pes.drivers import evaluation_mode
+from graph_pes.models.base import GraphPropertyModel
+from graph_pes.models.derivatives import has_volume
 
 from .loss import MAE, RMSE, PerAtomEnergyLoss, PropertyLoss
 from .metrics import Accumulator, Metric
@@ -15,10 +18,36 @@ from .metrics import Accumulator, Metric
 MetricLoss = PerAtomEnergyLoss | PropertyLoss
 
 
-def predictable(model: GraphPropertyModel) -> set[PropertyKey]:
-    """The properties that a model can predict."""
-    derived = DERIVED_FROM_ENERGY if isinstance(model, GraphPESModel) else ()
-    return {*model.implemented_properties, *derived}
+def predict_labels(
+    model: GraphPropertyModel, graph: AtomicGraph, properties: Iterable[PropertyKey]
+) -> dict[PropertyKey, Tensor]:
+    """Predictions to compare with labels, also where only some structures have a volume.
+
+    The stress of a structure without volume is undefined and no label; it is given as zero.
+
+    Raises
+    ------
+    ValueError
+        If such a structure is labelled with a stress.
+    """
+    wanted = set(properties)
+    volume = has_volume(graph)
+    if "stress" not in wanted or volume.all() or "stress" in model.implemented_properties:
+        return model.predict(graph, sorted(wanted))
+    if "stress" in graph.properties:
+        _check_stress_labels(graph, volume)
+    predictions = model.predict(graph, sorted(wanted - {"stress"} | {"virial"}))
+    V = torch.where(volume, get_cell_volume(graph), torch.inf).view(-1, 1, 1)
+    return {**predictions, "stress": -predictions["virial"] / V}
+
+
+def _check_stress_labels(graph: AtomicGraph, volume: Tensor) -> None:
+    impossible = label_mask(graph, "stress").flatten(1).any(-1) & ~volume
+    if impossible.any():
+        raise ValueError(
+            f"structure {int(impossible.nonzero()[0])} of a batch is labelled with a stress, but "
+            "has no cell of finite volume"
+        )
 
 
 def standard_metrics(labels: Iterable[PropertyKey]) -> list[MetricLoss]:
@@ -55,7 +84,7 @@ class MetricSet:
         for accumulator in self._accumulators.values():
             accumulator.reset()
 
-    def update(self, graph: AtomicGraph, predictions: dict[PropertyKey, torch.Tensor]) -> None:
+    def update(self, graph: AtomicGraph, predictions: dict[PropertyKey, Tensor]) -> None:
         """Add a batch; metrics that it has no labels for are left alone."""
         for name, loss in self.losses.items():
             needed = loss.required_properties
@@ -88,20 +117,13 @@ def evaluate(model: GraphPropertyModel, batches: Iterable[AtomicGraph]) -> dict[
     ValueError
         If there is no batch, or nothing that the model predicts is labelled.
     """
-    was_training = model.training
-    model.eval()
-    metrics: MetricSet | None = None
-    known = predictable(model)
-    try:
+    known = model.predictable_properties
+    metrics = MetricSet(standard_metrics(sorted(known)))
+    with evaluation_mode(model):
         for batch in batches:
             graph = batch.to(model.device)
-            labels = [key for key in graph.properties if key in known]
-            if metrics is None:
-                metrics = MetricSet(standard_metrics(sorted(known)))
-            metrics.update(graph, model.predict(graph, labels))
-    finally:
-        model.train(was_training)
-    values = metrics.compute() if metrics is not None else {}
+            metrics.update(graph, predict_labels(model, graph, known & set(graph.properties)))
+    values = metrics.compute()
     if not values:
         raise ValueError(
             f"nothing to evaluate: {type(model).__name__} predicts {sorted(known)}, and the data "

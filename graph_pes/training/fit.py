@@ -18,7 +18,6 @@ from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 from graph_pes.models.io import describe
 from graph_pes.nn.per_element import count_used_parameters
 
-from .evaluation import predictable
 from .loss import TotalLoss
 from .messages import logger
 from .opt import LRScheduler, Optimizer
@@ -126,14 +125,14 @@ def prepare(
 ) -> GraphPropertyModel:
     """The model, fitted directly to a sample of the training data where possible."""
     graphs = _pre_fit_sample(train, options)
+    model.register_elements(Z for n in range(len(train)) for Z in train[n].Z.unique().tolist())
     if options.pre_fit_model:
         logger.info("Pre-fitting the model on %s structures", f"{len(graphs):,}")
         model.pre_fit_all_components(graphs)
     if options.auto_fit_reference_energies:
         if not isinstance(model, GraphPESModel):
             raise ValueError(
-                "auto_fit_reference_energies needs a model of energies, got "
-                f"{type(model).__name__}"
+                f"auto_fit_reference_energies needs a model of energies, got {type(model).__name__}"
             )
         model = with_auto_offset(model, graphs)
     return model
@@ -171,10 +170,11 @@ def _loader(
 
 def _check_labels(model: GraphPropertyModel, data: DatasetCollection, loss: TotalLoss) -> None:
     for key in loss.required_properties:
-        if key not in predictable(model):
+        known = model.predictable_properties
+        if key not in known:
             raise ValueError(
                 f"the loss needs {key!r}, which {type(model).__name__} does not predict: it "
-                f"predicts {sorted(predictable(model))}"
+                f"predicts {sorted(known)}"
             )
         for name, dataset in (("training", data.train), ("validation", data.valid)):
             if key not in dataset.properties:

@@ -97,13 +97,7 @@ class _MetricLoss(Loss):
         graph: AtomicGraph,
         predictions: dict[PropertyKey, Tensor],
     ) -> Tensor:
-        """The metric, shape (), over the labels that are present."""
-        for key in self.required_properties:
-            if key not in graph.properties:
-                raise ValueError(
-                    f"the loss {self.name!r} needs the label {key!r}, but the batch only has "
-                    f"{list(graph.properties)}"
-                )
+        """The metric, shape (), over the labels that are present; 0 if there are none."""
         prediction, target = self.pair(graph, predictions)
         if isinstance(self.metric, Metric):
             return self.metric(prediction, target)
@@ -157,7 +151,7 @@ class PropertyLoss(_MetricLoss):
         self, graph: AtomicGraph, predictions: dict[PropertyKey, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Predictions and labels of the property."""
-        return predictions[self.key], graph.properties[self.key]
+        return predictions[self.key], _label(graph, self.key, predictions[self.key])
 
 
 class PerAtomEnergyLoss(_MetricLoss):
@@ -186,8 +180,16 @@ class PerAtomEnergyLoss(_MetricLoss):
         self, graph: AtomicGraph, predictions: dict[PropertyKey, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Predictions and labels of the energy per atom."""
-        predicted = divide_per_atom(predictions["energy"], graph)
-        return predicted, divide_per_atom(graph.properties["energy"], graph)
+        energy = predictions["energy"]
+        label = _label(graph, "energy", energy)
+        return divide_per_atom(energy, graph), divide_per_atom(label, graph)
+
+
+def _label(graph: AtomicGraph, key: PropertyKey, prediction: Tensor) -> Tensor:
+    """A label, or NaN for every value if no structure of the batch has it."""
+    if key in graph.properties:
+        return graph.properties[key]
+    return torch.full_like(prediction, torch.nan, requires_grad=False)
 
 
 def ForceRMSE(weight: float = 1.0) -> PropertyLoss:

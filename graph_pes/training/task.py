@@ -17,7 +17,7 @@ from graph_pes.atomic_graph import (
 from graph_pes.models.base import GraphPropertyModel
 
 from .callbacks import VALIDATION_LOSS
-from .evaluation import MetricSet, predictable, standard_metrics
+from .evaluation import MetricSet, predict_labels, standard_metrics
 from .loss import Loss, TotalLoss, TotalLossResult
 from .messages import logger
 from .metrics import Metric, summed_over_processes
@@ -59,20 +59,18 @@ class TrainingTask(pl.LightningModule):
         super().__init__()
         self.model, self.total_loss = model, loss
         self._optimizer, self._scheduler, self._seed = optimizer, scheduler, seed
-        self._metrics = MetricSet(standard_metrics(sorted(predictable(model))))
+        self._metrics = MetricSet(standard_metrics(sorted(model.predictable_properties)))
         exact = [x for x in loss.losses if isinstance(getattr(x, "metric", None), Metric)]
         self._exact_losses = MetricSet(exact)
         self._other_losses: dict[str, list[Tensor]] = {}
 
     # --- steps ---
 
-    def _predict(self, graph: AtomicGraph, also: list[PropertyKey]) -> dict[PropertyKey, Tensor]:
-        wanted = dict.fromkeys([*self.total_loss.required_properties, *also])
-        return self.model.predict(graph, list(wanted))
-
     def training_step(self, graph: AtomicGraph, _: int) -> Tensor:
         """The loss of a batch."""
-        result: TotalLossResult = self.total_loss(self.model, graph, self._predict(graph, []))
+        required = self.total_loss.required_properties
+        predictions = predict_labels(self.model, graph, required)
+        result: TotalLossResult = self.total_loss(self.model, graph, predictions)
         self._log("train/loss/total", result.loss_value, number_of_structures(graph))
         for name, term in result.components.items():
             n = number_of_atoms(graph) if term.is_per_atom else number_of_structures(graph)
@@ -85,8 +83,9 @@ class TrainingTask(pl.LightningModule):
 
     def validation_step(self, graph: AtomicGraph, _: int) -> None:
         """Add a batch to the validation metrics."""
-        known = predictable(self.model)
-        predictions = self._predict(graph, [key for key in graph.properties if key in known])
+        labels = self.model.predictable_properties & set(graph.properties)
+        required = self.total_loss.required_properties
+        predictions = predict_labels(self.model, graph, labels.union(required))
         self._metrics.update(graph, predictions)
         self._exact_losses.update(graph, predictions)
         for loss in self.total_loss.losses:
@@ -98,7 +97,9 @@ class TrainingTask(pl.LightningModule):
     ) -> None:
         n = number_of_atoms(graph) if loss.is_per_atom else number_of_structures(graph)
         value = loss(self.model, graph, predictions).detach().double()
-        self._other_losses.setdefault(loss.name, []).append(torch.stack([value * n, value.new_tensor(n)]))
+        self._other_losses.setdefault(loss.name, []).append(
+            torch.stack([value * n, value.new_tensor(n)])
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Start the validation metrics again."""
