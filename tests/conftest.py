@@ -52,7 +52,7 @@ def ethanol_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def _ethanol_frames(ethanol_folder: Path) -> list[ase.Atoms]:
-    return ase.io.read(ethanol_folder / "train.xyz", index=":40")
+    return list(ase.io.iread(ethanol_folder / "train.xyz", index=":40"))
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Building blocks of models: radial bases, envelopes, perceptrons, values per element."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -36,7 +37,7 @@ class NeighbourAggregation(nn.Module, ABC):
         ValueError
             If there is none of that name.
         """
-        known = {
+        known: dict[str, Callable[[], NeighbourAggregation]] = {
             "sum": SumNeighbours,
             "mean": MeanNeighbours,
             "constant_fixed": lambda: ScaledSumNeighbours(learnable=False),

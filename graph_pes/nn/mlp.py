@@ -30,14 +30,19 @@ def parse_activation(name: str | nn.Module) -> nn.Module:
     """
     if isinstance(name, nn.Module):
         return name
-    aliases = {"ssp": ShiftedSoftplus, "swish": nn.SiLU, "ShiftedSoftplus": ShiftedSoftplus}
-    by_name = {key.lower(): value for key, value in vars(nn).items() if isinstance(value, type)}
-    activation = aliases.get(name) or getattr(nn, name, None) or by_name.get(name.lower())
-    if activation is None:
+    aliases = {"ssp": ShiftedSoftplus, "shiftedsoftplus": ShiftedSoftplus, "swish": nn.SiLU}
+    known = {
+        key.lower(): cls
+        for key, cls in vars(nn.modules.activation).items()
+        if isinstance(cls, type) and cls.__module__ == nn.modules.activation.__name__
+        if cls is not nn.MultiheadAttention
+    }
+    known |= {"identity": nn.Identity, **aliases}
+    if name.lower() not in known:
         raise ValueError(
             f"Activation function {name!r} not found in `torch.nn` (aliases: {sorted(aliases)})"
         )
-    return activation()
+    return known[name.lower()]()
 
 
 class MLP(nn.Module):
@@ -56,6 +61,7 @@ class MLP(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> MLP([10, 64, 1])(torch.rand(5, 10)).shape
     torch.Size([5, 1])
     """

@@ -59,9 +59,9 @@ class Bessel(DistanceExpansion):
         self.frequencies = _frequencies(n_features, cutoff, trainable)
 
     def expand(self, r: Tensor) -> Tensor:  # noqa: D102
-        # sinc is finite, and differentiable, at r = 0.
-        x = self.frequencies * r
-        return math.sqrt(2 / self.cutoff) * self.frequencies * torch.sinc(x / math.pi)
+        # At r = 0 too, the value and all its derivatives are finite.
+        r = r.clamp(min=1e-6)
+        return torch.sin(self.frequencies * r) * (math.sqrt(2 / self.cutoff) / r)
 
 
 class GaussianSmearing(DistanceExpansion):

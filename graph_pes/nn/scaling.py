@@ -36,4 +36,4 @@ class LocalEnergiesScaler(nn.Module):
 
     def non_decayable_parameters(self) -> list[nn.Parameter]:
         """Scales must not decay to zero."""
-        return [self.per_element_scaling.values]
+        return list(self.per_element_scaling.parameters())
