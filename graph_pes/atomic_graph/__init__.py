@@ -2,7 +2,14 @@
 
 from .batching import CustomPropertyBatcher, register_custom_batcher, to_batch
 from .graph import DEFAULT_CUTOFF, AtomicGraph, replace
-from .neighbours import keep_at_most_k_neighbours, neighbour_list, select_edges, trim_edges
+from .neighbours import (
+    as_directed,
+    keep_at_most_k_neighbours,
+    neighbour_list,
+    select_edges,
+    trim_edges,
+    undirected_edges,
+)
 from .ops import (
     available_properties,
     divide_per_atom,
@@ -39,6 +46,7 @@ __all__ = [
     "CustomPropertyBatcher",
     "Property",
     "PropertyKey",
+    "as_directed",
     "available_properties",
     "divide_per_atom",
     "edge_wise_softmax",
@@ -69,6 +77,7 @@ __all__ = [
     "to_batch",
     "triplet_edges",
     "trim_edges",
+    "undirected_edges",
     "with_edge_vectors",
     "with_triplets",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graph_pes.tensors import voigt_6_to_full_3x3
 
-from .graph import DERIVED_KEYS, AtomicGraph
+from .graph import DERIVED_KEYS, DIRECTED, AtomicGraph
 from .neighbours import neighbour_list
 from .properties import DEFAULT_LABELS, PROPERTIES, PropertyKey, expected_shape, label_dtype
 
@@ -77,7 +77,7 @@ def graph_to_ase(graph: AtomicGraph) -> ase.Atoms:
         pbc=None if graph.pbc is None else array(graph.pbc),
     )
     for key, value in {**graph.other, **graph.properties}.items():
-        if key in DERIVED_KEYS:
+        if key in (*DERIVED_KEYS, DIRECTED):
             continue
         per_atom = PROPERTIES[key].per == "atom" if key in PROPERTIES else False
         if per_atom:

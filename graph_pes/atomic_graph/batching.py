@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .graph import DERIVED_KEYS, AtomicGraph
+from .graph import DERIVED_KEYS, DIRECTED, AtomicGraph
+from .neighbours import as_directed
 from .ops import is_batch, is_local_property, number_of_atoms
 from .properties import PROPERTIES, PropertyKey
 from .triplets import with_triplets
@@ -97,8 +98,10 @@ def to_batch(graphs: Sequence[AtomicGraph], three_body_cutoff: float | None = No
     for key in _all_keys(g.properties for g in graphs):
         batch.properties[key] = _batch_label(key, graphs)
     for key in _all_keys(g.other for g in graphs):
-        if key not in DERIVED_KEYS:
+        if key not in (*DERIVED_KEYS, DIRECTED):
             batch.other[key] = _batch_other(key, graphs, batch)
+    if any(DIRECTED in g.other for g in graphs):
+        batch = as_directed(batch)
     if three_body_cutoff:
         batch = with_triplets(batch, three_body_cutoff)
     return batch

@@ -22,6 +22,9 @@ TRIPLET_EDGES: Final[str] = "_triplet_edges"
 TRIPLET_CUTOFF: Final[str] = "_triplet_cutoff"
 DERIVED_KEYS: Final[tuple[str, ...]] = (EDGE_VECTORS, TRIPLET_EDGES, TRIPLET_CUTOFF)
 
+#: Key of ``AtomicGraph.other`` that marks a graph in which the reverse of an edge may be missing.
+DIRECTED: Final[str] = "_directed"
+
 
 class AtomicGraph(NamedTuple):
     """One structure, or a batch of structures, as a graph of neighbouring atoms.
@@ -196,7 +199,7 @@ class AtomicGraph(NamedTuple):
         info["cutoff"] = float(f"{self.cutoff:.3g}")
         if self.properties:
             info["properties"] = list(self.properties)
-        visible = [key for key in self.other if key not in DERIVED_KEYS]
+        visible = [key for key in self.other if key not in (*DERIVED_KEYS, DIRECTED)]
         if visible:
             info["other"] = visible
         return f"{name}({', '.join(f'{k}={v}' for k, v in info.items())})"

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from graph_pes.tensors import determinant_3x3
 
-from .graph import EDGE_VECTORS, TRIPLET_EDGES, AtomicGraph
-from .ops import neighbour_distances, number_of_atoms, number_of_edges
+from .graph import DIRECTED, EDGE_VECTORS, TRIPLET_EDGES, AtomicGraph
+from .ops import neighbour_distances, number_of_atoms, number_of_edges, number_of_structures
 
 
 def neighbour_list(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,11 @@ def trim_edges(graph: AtomicGraph, cutoff: float) -> AtomicGraph:
 
 
 def keep_at_most_k_neighbours(graph: AtomicGraph, k: int) -> AtomicGraph:
-    """Keep the k nearest neighbours of each atom (all, where there are fewer)."""
+    """Keep the k nearest neighbours of each atom (all, where there are fewer).
+
+    An atom may be among the nearest of another without the reverse: the graph is marked as
+    one of directed edges.
+    """
     i, distances = graph.neighbour_list[0], neighbour_distances(graph).detach()
     order = torch.argsort(distances, stable=True)
     order = order[torch.argsort(i[order], stable=True)]  # by atom, then by distance
@@ -151,4 +155,35 @@ def keep_at_most_k_neighbours(graph: AtomicGraph, k: int) -> AtomicGraph:
     rank = torch.arange(number_of_edges(graph), device=i.device) - first[i[order]]
     keep = torch.zeros_like(i, dtype=torch.bool)
     keep[order] = rank < k
-    return select_edges(graph, keep)
+    return as_directed(select_edges(graph, keep))
+
+
+def as_directed(graph: AtomicGraph) -> AtomicGraph:
+    """The same graph, marked as one in which the reverse of an edge may be missing."""
+    mark = torch.ones(number_of_structures(graph), dtype=torch.bool, device=graph.Z.device)
+    return graph._replace(other={**graph.other, DIRECTED: mark})
+
+
+def undirected_edges(graph: AtomicGraph) -> Tensor | None:
+    """One edge of each pair i → j and j → i, for what is the same in both directions.
+
+    Returns
+    -------
+    Tensor | None
+        Indices of edges, shape (E / 2,); None if reverse edges may be missing.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> graph = AtomicGraph.from_ase(molecule("H2O"), cutoff=1.2)
+    >>> graph.neighbour_list[:, undirected_edges(graph)]
+    tensor([[0, 0],
+            [1, 2]])
+    """
+    if DIRECTED in graph.other:
+        return None
+    i, j = graph.neighbour_list
+    a, b, c = graph.neighbour_cell_offsets.unbind(-1)
+    # Of an atom and its own images, those whose first non-zero offset is positive.
+    image = torch.where(a != 0, a, torch.where(b != 0, b, c)) > 0
+    return ((i < j) | ((i == j) & image)).nonzero()[:, 0]

@@ -8,15 +8,15 @@ from graph_pes.atomic_graph import (
     DEFAULT_CUTOFF,
     AtomicGraph,
     PropertyKey,
-    index_over_neighbours,
-    neighbour_distances,
-    sum_over_neighbours,
+    neighbour_vectors,
+    undirected_edges,
 )
 from graph_pes.nn.envelopes import CosineEnvelope
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.radial import DistanceExpansion, GaussianSmearing, get_distance_expansion
 from graph_pes.nn.scaling import LocalEnergiesScaler
+from graph_pes.tensors import index_sum, safe_norm
 
 from .base import GraphPESModel
 
@@ -40,12 +40,20 @@ class Interaction(nn.Module):
         self.filters = MLP([expansion_features, channels, channels], "ShiftedSoftplus")
         self.mlp = MLP([channels, channels, channels], "ShiftedSoftplus")
 
-    def forward(self, h: Tensor, basis: Tensor, envelope: Tensor, graph: AtomicGraph) -> Tensor:
-        """From h (N, C), basis (E, B) and envelope (E, 1) to the change of h (N, C)."""
-        filters = self.filters(basis) * envelope  # (E, C)
-        return self.mlp(
-            sum_over_neighbours(index_over_neighbours(self.linear(h), graph) * filters, graph)
-        )
+    def forward(
+        self, h: Tensor, basis: Tensor, envelope: Tensor, i: Tensor, j: Tensor, symmetric: bool
+    ) -> Tensor:
+        """From h (N, C), basis (P, B), envelope (P, 1) and atoms i, j (P,) to the change of h.
+
+        Where edges are symmetric, each stands for its reverse too: filters are the same.
+        """
+        N = h.shape[0]
+        filters = self.filters(basis) * envelope  # (P, C)
+        x = self.linear(h)  # (N, C)
+        messages = index_sum(x.index_select(0, j) * filters, i, N)
+        if symmetric:
+            messages = messages + index_sum(x.index_select(0, i) * filters, j, N)
+        return self.mlp(messages)
 
 
 class SchNet(GraphPESModel):
@@ -97,9 +105,13 @@ class SchNet(GraphPESModel):
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies, shape (N,)."""
-        r = neighbour_distances(graph).unsqueeze(-1)  # (E, 1)
+        vectors, (i, j) = neighbour_vectors(graph), graph.neighbour_list
+        pairs = undirected_edges(graph)
+        if pairs is not None:
+            vectors, i, j = vectors[pairs], i[pairs], j[pairs]
+        r = safe_norm(vectors).unsqueeze(-1)  # (P, 1)
         basis, envelope = self.radial(r), self.envelope(r)
         h = self.embedding(graph.Z)
         for interaction in self.interactions:
-            h = h + interaction(h, basis, envelope, graph)
+            h = h + interaction(h, basis, envelope, i, j, symmetric=pairs is not None)
         return {"local_energies": self.scaler(self.read_out(h), graph)}

@@ -1,0 +1,85 @@
+"""Times one task again and again on request; runs with either version of graph-pes.
+
+Reads a task as a line of JSON, prepares it and answers ``ready``; then answers every line with
+the seconds of CPU time that one repeat took.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import ase.build
+import torch
+from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.models import PaiNN, SchNet
+
+MODELS = {
+    "PaiNN 128x3": lambda cutoff: PaiNN(channels=128, radial_features=20, layers=3, cutoff=cutoff),
+    "SchNet 128x3": lambda cutoff: SchNet(channels=128, layers=3, cutoff=cutoff),
+}
+CUTOFF = 5.0
+
+
+def silicon(n_atoms: int) -> ase.Atoms:
+    """A rattled diamond crystal of 64 or 512 atoms."""
+    repeats = {64: (2, 2, 2), 512: (4, 4, 4)}[n_atoms]
+    atoms = ase.build.bulk("Si", cubic=True) * repeats
+    atoms.rattle(0.05, seed=0)
+    return atoms
+
+
+def evaluation(model: torch.nn.Module, n_atoms: int) -> Callable[[], object]:
+    """Energy, forces and stress of a crystal."""
+    graph = AtomicGraph.from_ase(silicon(n_atoms), CUTOFF)
+    model.eval()
+    return lambda: model.predict(graph, ["energy", "forces", "stress"])
+
+
+def training(model: torch.nn.Module, n_structures: int) -> Callable[[], object]:
+    """A step of Adam on energies and forces of a batch of molecules."""
+    graphs = []
+    for seed in range(n_structures):
+        atoms = ase.build.molecule("C6H6")
+        atoms.rattle(0.05, seed=seed)
+        atoms.info["energy"] = -1.0
+        atoms.arrays["forces"] = atoms.positions * 0.01
+        graphs.append(AtomicGraph.from_ase(atoms, CUTOFF))
+    batch = to_batch(graphs)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        predictions = model.predict(batch, ["energy", "forces"])
+        loss = sum(
+            ((predictions[k] - batch.properties[k]) ** 2).mean() for k in ("energy", "forces")
+        )
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+TASKS = {"evaluation": evaluation, "training": training}
+
+
+def main() -> None:
+    """Serve one task."""
+    request = json.loads(sys.stdin.readline())
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    run = TASKS[request["task"]](MODELS[request["model"]](CUTOFF), request["size"])
+    for _ in range(3):
+        run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.process_time()
+        run()
+        print(time.process_time() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()
