@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from graph_pes.atomic_graph import (
     PROPERTIES,
     AtomicGraph,
     PropertyKey,
-    has_cell,
     is_batch,
     neighbour_vectors,
     to_batch,
@@ -28,6 +27,7 @@ from graph_pes.periodic_table import symbols_of
 from .derivatives import (
     checked_volumes,
     energy_and_derivatives,
+    has_volume,
     stress_from_virial,
     virial_from_stress,
 )
@@ -43,14 +43,35 @@ class _RecordsArguments(ABCMeta):
     """Remembers the arguments a model was made with: they are its configuration in files."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        as_given, as_given_by_name = _copied(args), _copied(kwargs)
         model = super().__call__(*args, **kwargs)
-        bound = inspect.signature(cls.__init__).bind(model, *args, **kwargs)
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        bound = signature.bind(model, *as_given, **as_given_by_name)
         bound.apply_defaults()
         first, *_ = bound.arguments  # self
         model.__dict__["constructor_arguments"] = {
             key: value for key, value in bound.arguments.items() if key != first
         }
         return model
+
+
+def _copied(value: Any) -> Any:
+    """Copies of containers, which might be changed later; what they hold is not copied."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
+
+
+@runtime_checkable
+class _PreFitted(Protocol):
+    def pre_fit(self, graphs: AtomicGraph) -> None: ...
+
+
+@runtime_checkable
+class _ExemptFromDecay(Protocol):
+    def non_decayable_parameters(self) -> list[nn.Parameter]: ...
 
 
 class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
@@ -65,6 +86,11 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
         The keys of what ``forward`` returns.
     three_body_cutoff
         The distance up to which triplets of atoms are formed, for models that have them.
+
+    Raises
+    ------
+    ValueError
+        If a property is not in `PROPERTIES`, the table of what properties are.
     """
 
     cutoff: Tensor
@@ -78,6 +104,13 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
         three_body_cutoff: float | None = None,
     ):
         super().__init__()
+        if undeclared := [key for key in implemented_properties if key not in PROPERTIES]:
+            raise ValueError(
+                f"{type(self).__name__} implements {undeclared}, which is not declared: expected "
+                f"some of {list(PROPERTIES)}. Declare a new property as "
+                f"graph_pes.atomic_graph.PROPERTIES[{undeclared[0]!r}] = "
+                "Property('atom' or 'structure', shape, unit)"
+            )
         self.register_float64_buffer("cutoff", torch.tensor(float(cutoff), dtype=torch.float64))
         self.register_float64_buffer(
             "three_body_cutoff", torch.tensor(float(three_body_cutoff or 0), dtype=torch.float64)
@@ -116,8 +149,8 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
         """Fit what can be fitted directly to data, before training.
 
         Calls ``pre_fit(batch)`` once on this model and on each of its modules that has such a
-        method, and notes the elements. A model is pre-fitted once: later calls only note the
-        elements, so that a trained model stays as it was.
+        method, and notes the elements. A model is pre-fitted once: later calls, also on a sum
+        that it is part of, only note the elements, so that a trained model stays as it was.
 
         Raises
         ------
@@ -127,10 +160,11 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
         if len(graphs) == 0:
             raise ValueError("pre_fit_all_components: expected at least one graph, got none")
         batch = to_batch([trim_edges(g, self.cutoff_value) for g in graphs])
-        for module in [] if self._has_been_pre_fit else list(self.modules()):
-            already = isinstance(module, GraphPropertyModel) and bool(module._has_been_pre_fit)
-            if hasattr(module, "pre_fit") and not already:
-                module.pre_fit(batch)
+        done: set[nn.Module] = set()
+        for module, graph in _to_be_pre_fitted(self, batch):
+            if module not in done and isinstance(module, _PreFitted):
+                module.pre_fit(graph)
+            done.add(module)
         self.register_elements(batch.Z.unique().tolist())
         for module in self.modules():
             if isinstance(module, GraphPropertyModel):
@@ -146,14 +180,19 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
     def pre_fit(self, graphs: AtomicGraph) -> None:
         """Fit this module to a batch of training data; nothing by default."""
 
+    def as_seen_by_components(self, graph: AtomicGraph) -> AtomicGraph:
+        """The graph, labels included, as the models inside of this one get it: unchanged."""
+        return graph
+
     def non_decayable_parameters(self) -> list[nn.Parameter]:
         """Parameters that weight decay would spoil, such as energies of atoms."""
-        return [
-            parameter
+        parameters = {
+            id(parameter): parameter
             for module in self.modules()
-            if module is not self and hasattr(module, "non_decayable_parameters")
+            if module is not self and isinstance(module, _ExemptFromDecay)
             for parameter in module.non_decayable_parameters()
-        ]
+        }
+        return list(parameters.values())
 
     # --- what it knows of itself ---
 
@@ -217,6 +256,20 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
         self.extra_state = state["extra"]
 
 
+def _to_be_pre_fitted(
+    module: nn.Module, graph: AtomicGraph
+) -> Iterator[tuple[nn.Module, AtomicGraph]]:
+    """A module and those inside of it, but no pre-fitted models, with the graphs they see."""
+    inside = graph
+    if isinstance(module, GraphPropertyModel):
+        if module._has_been_pre_fit:
+            return
+        inside = module.as_seen_by_components(graph)
+    yield module, graph
+    for child in module.children():
+        yield from _to_be_pre_fitted(child, inside)
+
+
 def in_precision_of(model: GraphPropertyModel, graph: AtomicGraph) -> AtomicGraph:
     """The graph with its geometry in the precision of a model.
 
@@ -240,7 +293,13 @@ def _outside_inference_mode(graph: AtomicGraph) -> AtomicGraph:
     """The graph with copies of the tensors that were made in inference mode."""
     if not graph.R.is_inference():
         return graph
-    return AtomicGraph(*(x.clone() if isinstance(x, Tensor) else x for x in graph))
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: copied(x) for key, x in value.items()}
+        return value.clone() if isinstance(value, Tensor) else value
+
+    return AtomicGraph(*map(copied, graph))
 
 
 def _finished(
@@ -322,7 +381,8 @@ class GraphPESModel(GraphPropertyModel):
         own, asked = set(self.implemented_properties), set(properties)
         forces = "forces" in asked - own
         virial = bool(asked & {"stress", "virial"}) and not own & {"stress", "virial"}
-        differentiate = forces or virial or torch.is_grad_enabled()
+        # In evaluation mode, predictions are detached in the end.
+        differentiate = forces or virial or (self.training and torch.is_grad_enabled())
         # Tensors made in inference mode can't be differentiated: leave it.
         with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
             batch = self._prepared(_outside_inference_mode(graph), properties)
@@ -348,9 +408,9 @@ class GraphPESModel(GraphPropertyModel):
         )
 
     def get_all_PES_predictions(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
-        """Energy, forces and local energies; stress and virial too if there is a cell."""
+        """Energy, forces and local energies; stress and virial too if all structures have cells."""
         properties = ["energy", "forces", "local_energies"]
-        if has_cell(graph):
+        if bool(has_volume(graph).all()):
             properties += ["stress", "virial"]
         return self.predict(graph, properties)
 

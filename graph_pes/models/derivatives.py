@@ -44,6 +44,13 @@ def total_energy(local_energies: Tensor, graph: AtomicGraph) -> Tensor:
     return sum_per_structure(local_energies.double(), graph)
 
 
+def energy_of(predictions: Predictions, graph: AtomicGraph) -> Tensor:
+    """The energy (S,) that was predicted, or else the sum of local ones; in double precision."""
+    if "energy" in predictions:
+        return predictions["energy"].double()
+    return total_energy(predictions["local_energies"], graph)
+
+
 def energy_and_derivatives(
     forward: Callable[[AtomicGraph], Predictions],
     graph: AtomicGraph,
@@ -85,8 +92,7 @@ def energy_and_derivatives(
         R = R + _strained(R, strain, graph.batch)
         cell = cell + cell @ strain
     predictions = dict(forward(with_edge_vectors(graph._replace(R=R, cell=cell), vectors)))
-    if "energy" not in predictions:
-        predictions["energy"] = total_energy(predictions["local_energies"], graph)
+    predictions["energy"] = energy_of(predictions, graph)
     gradients = _gradients(predictions["energy"], list(leaves.values()), keep_graph)
     predictions.update({key: -g for key, g in zip(leaves, gradients, strict=True)})
     return predictions
