@@ -39,10 +39,11 @@ def evaluation(model: torch.nn.Module, n_atoms: int) -> Callable[[], object]:
 
 
 def training(model: torch.nn.Module, n_structures: int) -> Callable[[], object]:
-    """A step of Adam on energies and forces of a batch of molecules."""
+    """A step of Adam on energies and forces of a batch of benzene dimers."""
     graphs = []
     for seed in range(n_structures):
         atoms = ase.build.molecule("C6H6")
+        atoms.extend(ase.Atoms(atoms.numbers, atoms.positions + [0, 1.0, 3.5]))
         atoms.rattle(0.05, seed=seed)
         atoms.info["energy"] = -1.0
         atoms.arrays["forces"] = atoms.positions * 0.01
