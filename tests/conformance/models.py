@@ -31,12 +31,12 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def randomised(model: GraphPESModel) -> GraphPESModel:
+def randomised(model: GraphPESModel, factor: float = 1.3) -> GraphPESModel:
     """With weights that are all different, and not as small as they are to begin with."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.mul_(1.3).add_(0.1 * torch.randn_like(parameter))
+                parameter.mul_(factor).add_(0.1 * torch.randn_like(parameter))
     return model
 
 
@@ -45,7 +45,8 @@ def painn() -> GraphPESModel:
 
 
 def schnet() -> GraphPESModel:
-    return randomised(SchNet(cutoff=4.0, channels=8, expansion_features=10, layers=2))
+    model = SchNet(cutoff=4.0, channels=8, expansion_features=10, layers=2)
+    return randomised(model, factor=2.0)
 
 
 def with_offsets() -> GraphPESModel:

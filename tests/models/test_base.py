@@ -212,6 +212,29 @@ def test_triplets_found_in_inference_mode(mode) -> None:
         torch.testing.assert_close(model.predict_forces(batch), expected, rtol=0, atol=1e-12)
 
 
+class Charged(Toy):
+    """Its energy depends on an entry of ``graph.other`` (of a single structure)."""
+
+    def embed(self, density: Tensor) -> Tensor:
+        return super().embed(density) * self.charge
+
+    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        self.charge = graph.other["total_charge"]
+        return super().forward(graph)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_other_inputs_made_in_inference_mode(batched: bool) -> None:
+    model = Charged().double().eval()
+    water = molecule("H2O")
+    water.info["total_charge"] = 2.0
+    expected = model.predict_forces(graph_of(water))
+    with torch.inference_mode():
+        graph = graph_of(water)
+        found = model.predict_forces(to_batch([graph]) if batched else graph)
+    assert torch.equal(found, expected)
+
+
 def test_training_mode_keeps_the_graph(model: Toy) -> None:
     graph = graph_of(bulk("Cu"))
     found = model.train().predict(graph, EVERYTHING)
