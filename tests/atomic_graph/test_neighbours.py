@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from graph_pes.atomic_graph import (
     AtomicGraph,
+    as_directed,
     keep_at_most_k_neighbours,
     neighbour_distances,
     neighbour_list,
@@ -19,6 +20,7 @@ from graph_pes.atomic_graph import (
     select_edges,
     to_batch,
     trim_edges,
+    undirected_edges,
     with_edge_vectors,
     with_triplets,
 )
@@ -29,8 +31,12 @@ cutoffs = st.floats(1.0, 5.0)
 
 def edge_set(graph: AtomicGraph) -> list[tuple[int, ...]]:
     """Edges as sorted tuples (i, j, shifts)."""
-    columns = torch.cat([graph.neighbour_list, graph.neighbour_cell_offsets.T.long()])
-    return sorted(map(tuple, columns.T.tolist()))
+    return sorted(map(tuple, edge_columns(graph).tolist()))
+
+
+def edge_columns(graph: AtomicGraph) -> torch.Tensor:
+    """The numbers (i, j, shifts) of each edge, shape (E, 5)."""
+    return torch.cat([graph.neighbour_list, graph.neighbour_cell_offsets.T.long()]).T
 
 
 @given(structures(), cutoffs)
@@ -174,3 +180,37 @@ def test_nearest_neighbours_against_brute_force(atoms: ase.Atoms, k: int) -> Non
         every = neighbour_distances(graph)[graph.neighbour_list[0] == atom].sort().values
         nearest = neighbour_distances(kept)[kept.neighbour_list[0] == atom].sort().values
         torch.testing.assert_close(nearest, every[:k], rtol=0, atol=0)
+
+
+# --- pairs of edges ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(atoms=structure_lists(), cutoff=st.floats(1.0, 4.0))
+def test_undirected_edges_and_their_reverses_are_all_edges(
+    dtype: torch.dtype, atoms: list[ase.Atoms], cutoff: float
+) -> None:
+    batch = to_batch([AtomicGraph.from_ase(a, 4.5, dtype=dtype) for a in atoms])
+    for graph in (batch, trim_edges(batch, cutoff)):
+        every = edge_set(graph)
+        pairs = undirected_edges(graph)
+        assert pairs is not None
+        one_way = [tuple(e) for e in edge_columns(graph)[pairs].tolist()]
+        reverse = [(j, i, -a, -b, -c) for i, j, a, b, c in one_way]
+        assert sorted(one_way + reverse) == every
+
+
+def test_directed_graphs_have_no_pairs() -> None:
+    water = AtomicGraph.from_ase(molecule("H2O"), 3.0)
+    nearest = keep_at_most_k_neighbours(water, 1)
+    assert number_of_edges(nearest) == 3  # both H have O, which has one of them
+    assert undirected_edges(nearest) is None
+    # The mark stays, is not shown, and does not get into files.
+    batch = to_batch([water, nearest])
+    assert undirected_edges(batch) is None
+    assert undirected_edges(trim_edges(batch, 1.0)) is None
+    assert undirected_edges(nearest.to("cpu")) is None
+    assert "other" not in repr(nearest)
+    assert nearest.to_ase().info == {}
+    assert undirected_edges(water) is not None
+    assert undirected_edges(as_directed(water)) is None

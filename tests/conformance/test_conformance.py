@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ase
 import pytest
 import torch
 from ase.build import molecule
 
-from graph_pes.atomic_graph import AtomicGraph
+from graph_pes.atomic_graph import AtomicGraph, as_directed, select_edges
 from graph_pes.models.addition import AdditionModel
 from graph_pes.models.lennard_jones import LennardJones
-from graph_pes.testing import CHECKS, check_model
+from graph_pes.testing import CHECKS, ModelUnderTest, check_model
+from graph_pes.testing.subject import graph_for
 
 from .models import MODELS, Row, painn
 
@@ -38,3 +40,26 @@ def test_each_part_of_a_sum_keeps_its_precision(default: torch.dtype, default_dt
     for key, value in found.items():
         assert value.dtype == torch.float64
         torch.testing.assert_close(value, sum(p[key].double() for p in parts), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", MODELS, ids=lambda row: row.name)
+def test_directed_edges(row: Row) -> None:
+    """What a model saves by treating both directions of an edge as one changes nothing.
+
+    Nor does it rely on both being there where the graph says that they may be missing: the
+    local energy of an atom depends on the edges that start at it, and at its neighbours.
+    """
+    subject = ModelUnderTest(row.factory, elements=row.elements)
+    model = subject.model()
+    for _, atoms in subject.named_structures():
+        graph = graph_for(model, atoms)
+        expected = model.predict(graph, ["forces", "local_energies"])
+        found = model.predict(as_directed(graph), ["forces", "local_energies"])
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9)
+    # A cut through all edges that start at the last atom: the pair H-H is seen by one end only.
+    pair = graph_for(model, ase.Atoms([row.elements[0]] * 2, [[0, 0, 0], [0.9, 0, 0]]))
+    one_way = as_directed(select_edges(pair, pair.neighbour_list[0] == 0))
+    lone = graph_for(model, ase.Atoms([row.elements[0]]))
+    energies = model.predict_local_energies(one_way)
+    torch.testing.assert_close(energies[1], model.predict_local_energies(lone)[0])
