@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
 import ase
 import pytest
 import torch
 from ase.build import molecule
 
+import graph_pes.models
 from graph_pes.atomic_graph import AtomicGraph, as_directed, select_edges
 from graph_pes.models.addition import AdditionModel
+from graph_pes.models.base import GraphPESModel
 from graph_pes.models.lennard_jones import LennardJones
 from graph_pes.testing import CHECKS, ModelUnderTest, check_model
 from graph_pes.testing.subject import graph_for
@@ -63,3 +67,16 @@ def test_directed_edges(row: Row) -> None:
     lone = graph_for(model, ase.Atoms([row.elements[0]]))
     energies = model.predict_local_energies(one_way)
     torch.testing.assert_close(energies[1], model.predict_local_energies(lone)[0])
+
+
+def test_every_model_has_a_row() -> None:
+    """Base classes apart."""
+    made = {type(row.factory()) for row in MODELS}
+    public = [getattr(graph_pes.models, name) for name in graph_pes.models.__all__]
+    models = {c for c in public if isinstance(c, type) and issubclass(c, GraphPESModel)}
+    concrete = {
+        cls
+        for cls in models
+        if not inspect.isabstract(cls) and not any(cls in other.__mro__[1:] for other in models)
+    }
+    assert concrete - made == set()
