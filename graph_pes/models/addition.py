@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from graph_pes.atomic_graph import AtomicGraph, PropertyKey, trim_edges
 
 from .base import GraphPESModel, GraphPropertyModel, GraphTensorModel, in_precision_of
+from .derivatives import energy_of
+
+#: Properties that one component predicts directly and another as derivatives don't add up.
+_DERIVATIVES = {"forces", "stress", "virial"}
 
 
 def _component_predictions(
@@ -20,7 +27,7 @@ def _component_predictions(
     return model(in_precision_of(model, graph))
 
 
-def _check_components(kind: str, models: dict[str, GraphPropertyModel], base: type) -> None:
+def _check_components(kind: str, models: Mapping[str, GraphPropertyModel], base: type) -> None:
     if not models:
         raise ValueError(f"{kind}: expected at least one model, got none")
     for name, model in models.items():
@@ -30,22 +37,31 @@ def _check_components(kind: str, models: dict[str, GraphPropertyModel], base: ty
             )
 
 
+def _component(models: nn.ModuleDict, name: str) -> nn.Module:
+    if name not in models:
+        raise KeyError(f"{name!r}: expected one of the components {list(models)}")
+    return models[name]
+
+
 class AdditionModel(GraphPESModel):
     """The sum of several models.
 
-    Each component keeps its own cutoff and precision; local energies are added in double
-    precision, and one backward pass gives the derivatives of the whole sum.
+    Each component keeps its own cutoff and precision; energies are added in double precision,
+    and one backward pass gives the derivatives of the whole sum.
 
     Parameters
     ----------
     **models
-        The components, which must predict the same properties.
+        The components.
 
     Raises
     ------
+    TypeError
+        If a component is not a `GraphPESModel`.
     ValueError
-        If the components predict different properties: what one of them predicts directly
-        could not be added to what follows from the energy of another.
+        If there are none, or if only some of them predict forces, stress or virial directly,
+        which could not be added to what follows from the energy of the others. A component
+        without a cutoff (an offset) has none of these and goes with any other.
 
     Examples
     --------
@@ -58,42 +74,41 @@ class AdditionModel(GraphPESModel):
     """
 
     def __init__(self, **models: GraphPESModel):
-        _check_components("AdditionModel", dict(models), GraphPESModel)
-        implemented = {name: sorted(m.implemented_properties) for name, m in models.items()}
-        direct = sorted(
-            {key for keys in implemented.values() for key in keys if key != "local_energies"}
-        )
-        # A component without interactions (an offset) adds to energies only.
-        interacting = [name for name, m in models.items() if m.cutoff_value > 0]
-        if any(implemented[name] != implemented[interacting[0]] for name in interacting):
+        _check_components("AdditionModel", models, GraphPESModel)
+        direct = {
+            name: sorted(_DERIVATIVES & set(m.implemented_properties))
+            for name, m in models.items()
+            if m.cutoff_value > 0
+        }
+        if len({tuple(keys) for keys in direct.values()}) > 1:
             raise ValueError(
-                f"AdditionModel: the components predict different properties, {implemented}"
+                "AdditionModel: the components must predict the same of forces, stress and "
+                f"virial directly, but these are {direct}: what one predicts can't be added to "
+                "derivatives of the energy of another"
             )
         super().__init__(
             cutoff=max(m.cutoff_value for m in models.values()),
-            implemented_properties=["local_energies", *direct],
+            implemented_properties=sorted(
+                {key for m in models.values() for key in m.implemented_properties}
+            ),
             three_body_cutoff=max(float(m.three_body_cutoff) for m in models.values()),
         )
         self.models = nn.ModuleDict(models)
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
-        """Sums of what the components predict; local energies in double precision."""
+        """Sums of what the components predict; energies in double precision."""
         total: dict[PropertyKey, Tensor] = {}
         for model in self.models.values():
-            for key, value in _component_predictions(model, graph).items():
+            predictions = _component_predictions(cast(GraphPESModel, model), graph)
+            if "energy" in self.implemented_properties:
+                predictions = {**predictions, "energy": energy_of(predictions, graph)}
+            for key, value in predictions.items():
                 value = value.double() if key == "local_energies" else value
                 total[key] = total[key] + value if key in total else value
         return total
 
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """The highest precision among the components."""
-        return _highest(self.models)
-
     def __getitem__(self, name: str) -> GraphPESModel:
-        if name not in self.models:
-            raise KeyError(f"{name!r}: expected one of the components {list(self.models)}")
-        return self.models[name]
+        return cast(GraphPESModel, _component(self.models, name))
 
 
 class TensorAdditionModel(GraphTensorModel):
@@ -106,26 +121,17 @@ class TensorAdditionModel(GraphTensorModel):
     """
 
     def __init__(self, **models: GraphTensorModel):
-        _check_components("TensorAdditionModel", dict(models), GraphTensorModel)
+        _check_components("TensorAdditionModel", models, GraphTensorModel)
         super().__init__(cutoff=max(m.cutoff_value for m in models.values()))
         self.models = nn.ModuleDict(models)
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """The sum of the tensors of the components, shape (N, ...)."""
-        tensors = [_component_predictions(m, graph)["tensor"] for m in self.models.values()]
-        return {"tensor": torch.stack([t.double() for t in tensors]).sum(0)}
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """The highest precision among the components."""
-        return _highest(self.models)
+        tensors = [
+            _component_predictions(cast(GraphTensorModel, m), graph)["tensor"].double()
+            for m in self.models.values()
+        ]
+        return {"tensor": torch.stack(tensors).sum(0)}
 
     def __getitem__(self, name: str) -> GraphTensorModel:
-        if name not in self.models:
-            raise KeyError(f"{name!r}: expected one of the components {list(self.models)}")
-        return self.models[name]
-
-
-def _highest(models: nn.ModuleDict) -> torch.dtype | None:
-    dtypes = [m.dtype for m in models.values() if m.dtype is not None]
-    return max(dtypes, key=lambda dtype: torch.finfo(dtype).bits, default=None)
+        return cast(GraphTensorModel, _component(self.models, name))

@@ -13,7 +13,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 def freeze(model: Model) -> Model:
     """Stop training of all parameters of a model, which is returned."""
-    return freeze_matching(model, ".*")
+    return model.requires_grad_(False)
 
 
 def freeze_matching(model: Model, pattern: str) -> Model:
@@ -27,32 +27,47 @@ def freeze_matching(model: Model, pattern: str) -> Model:
     Examples
     --------
     >>> from graph_pes.models import PaiNN
-    >>> model = freeze_matching(PaiNN(), r"interactions\\.0")
+    >>> model = freeze_matching(PaiNN(), "interactions")
+    >>> model.interactions[0].filters.weight.requires_grad
+    False
     """
     return freeze_any_matching(model, [pattern])
 
 
-def freeze_any_matching(model: Model, patterns: Sequence[str]) -> Model:
-    """Stop training of parameters whose name starts with a match of any of the patterns."""
-    for pattern in patterns:
-        for name in _matching(model, pattern):
-            model.get_parameter(name).requires_grad_(False)
+def freeze_any_matching(model: Model, patterns: str | Sequence[str]) -> Model:
+    """Stop training of parameters whose name starts with a match of any of the patterns.
+
+    Raises
+    ------
+    ValueError
+        If no name matches one of the patterns. Nothing is frozen then.
+    """
+    for name in _matching_any(model, patterns):
+        model.get_parameter(name).requires_grad_(False)
     return model
 
 
 def freeze_all_except(model: Model, pattern: str | Sequence[str]) -> Model:
-    """Stop training of all parameters but those whose name starts with a match."""
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    kept = {name for p in patterns for name in _matching(model, p)}
+    """Stop training of all parameters but those whose name starts with a match.
+
+    Raises
+    ------
+    ValueError
+        If no name matches one of the patterns. Nothing is frozen then.
+    """
+    kept = _matching_any(model, pattern)
     for name, parameter in model.named_parameters():
         if name not in kept:
             parameter.requires_grad_(False)
     return model
 
 
-def _matching(model: nn.Module, pattern: str) -> list[str]:
+def _matching_any(model: nn.Module, patterns: str | Sequence[str]) -> set[str]:
     names = [name for name, _ in model.named_parameters()]
-    matches = [name for name in names if re.match(pattern, name)]
-    if not matches:
-        raise ValueError(f"no parameter matches {pattern!r}; the parameters are {names}")
+    matches: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        new = {name for name in names if re.match(pattern, name)}
+        if not new:
+            raise ValueError(f"no parameter matches {pattern!r}; the parameters are {names}")
+        matches |= new
     return matches

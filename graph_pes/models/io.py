@@ -1,19 +1,20 @@
 """Model files: a configuration and tensors, but no code.
 
 A file is what ``torch.save`` makes of ``{"graph_pes_model": FORMAT, "model": description,
-"state": state dict, "frozen": names of untrained parameters, "metadata": ...}`` and is read
-with ``weights_only=True``. The description is the class of the model with the arguments it
-was made with, classes being given by their import path.
+"state": state dict, "buffers": those that are not in the state dict, "frozen": names of
+untrained parameters, "metadata": ...}`` and is read with ``weights_only=True``. The description
+is the class of the model with the arguments it was made with, classes being given by their
+import path.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from graph_pes.files import atomic_write
 
 from .addition import AdditionModel, TensorAdditionModel
 from .base import GraphPropertyModel
+from .description import ModelFileError, build, describe, plain
 
 #: Number of the present file format.
 FORMAT = 1
@@ -29,9 +31,10 @@ FORMAT = 1
 #: For each past format, the function that turns its contents into those of the next one.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
+_REQUIRED = {"graph_pes_model", "model", "state", "frozen", "metadata"}
 
-class ModelFileError(ValueError):
-    """A model can't be written to, or read from, a file."""
+#: Models that were loaded from their contents, as a test, when they were saved first.
+_known_to_load: WeakSet[nn.Module] = WeakSet()
 
 
 def save_model(
@@ -53,8 +56,9 @@ def save_model(
     Raises
     ------
     ModelFileError
-        If the class can't be imported by name, or an argument of the model is of a kind that
-        can't be stored.
+        If the file could not be loaded again: the class can't be imported by name, an argument
+        of the model or a value of the metadata is of a kind that can't be stored, or the model
+        is no longer what its class makes of the arguments. Nothing is written then.
 
     Examples
     --------
@@ -65,13 +69,24 @@ def save_model(
     >>> round(load_model(path).epsilon.item(), 3)
     0.5
     """
+    state = model.state_dict()
     contents = {
         "graph_pes_model": FORMAT,
         "model": describe(model),
-        "state": {key: _detached(value) for key, value in model.state_dict().items()},
+        "state": plain(dict(state), "state"),
+        "buffers": plain({k: b for k, b in model.named_buffers() if k not in state}, "buffers"),
         "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
-        "metadata": metadata or {},
+        "metadata": plain(metadata or {}, "metadata"),
     }
+    if model not in _known_to_load:
+        try:
+            _rebuilt(contents)
+        except ModelFileError as error:
+            raise ModelFileError(
+                f"the model could not be loaded from a file again: {error}. If it was changed "
+                "after it was made, make the change in a class of your own."
+            ) from error
+        _known_to_load.add(model)
     with atomic_write(path) as temporary:
         torch.save(contents, temporary)
 
@@ -79,23 +94,21 @@ def save_model(
 def load_model(path: str | os.PathLike[str]) -> GraphPropertyModel:
     """Read a model from a file, on the CPU and in the precision it was saved in.
 
+    Like any new module, it is in training mode: call ``.eval()`` for detached predictions.
+
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ModelFileError
         If the file is damaged, not a model file, from a newer format, or needs a class that
-        is not there.
+        is not there or has changed.
     """
     contents = _read(path)
     try:
-        model = build(contents["model"])
-        _load_state(model, contents["state"])
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in contents["frozen"])
-    except (ModelFileError, RuntimeError, KeyError, TypeError) as error:
+        return _rebuilt(contents)
+    except ModelFileError as error:
         raise ModelFileError(f"can't load the model in {os.fspath(path)}: {error}") from error
-    return model
 
 
 def load_model_component(path: str | os.PathLike[str], key: str) -> GraphPropertyModel:
@@ -124,151 +137,76 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The contents of a file, in the present format."""
     name = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no model file {name}")
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise ModelFileError(
-            f"{name} is not a model file of graph-pes 2, or is damaged ({error}). Models of "
-            "graph-pes 1 are pickles, which are not loaded: train again from their YAML file."
-        ) from error
-    if not isinstance(contents, dict) or "graph_pes_model" not in contents:
+    with open(path, "rb") as file:
+        contents = _unpacked(file, name)
+    number = contents.get("graph_pes_model") if isinstance(contents, dict) else None
+    if type(number) is not int:
         raise ModelFileError(f"{name} is not a model file of graph-pes")
-    if contents["graph_pes_model"] > FORMAT:
+    if number > FORMAT:
         raise ModelFileError(
-            f"{name} has format {contents['graph_pes_model']}, but this version of graph-pes "
-            f"reads formats up to {FORMAT}: upgrade graph-pes"
+            f"{name} has format {number}, but this version of graph-pes reads formats up to "
+            f"{FORMAT}: upgrade graph-pes"
         )
-    while contents["graph_pes_model"] < FORMAT:
-        contents = UPGRADES[contents["graph_pes_model"]](contents)
+    for past in range(number, FORMAT):
+        contents = UPGRADES[past](contents)
+    if missing := _REQUIRED - contents.keys():
+        raise ModelFileError(f"{name} is damaged: it lacks {sorted(missing)}")
     return contents
 
 
-def _detached(value: Any) -> Any:
-    return value.detach().cpu() if isinstance(value, Tensor) else value
+def _unpacked(file: BinaryIO, name: str) -> Any:
+    """What ``torch.save`` wrote to a file, if it is whole and holds no code."""
+    damaged = f"{name} is not a model file of graph-pes 2, or is damaged"
+    if not zipfile.is_zipfile(file):
+        raise ModelFileError(f"{damaged}: expected a complete zip archive")
+    try:
+        # torch does not compare checksums when it reads.
+        with zipfile.ZipFile(file) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise ModelFileError(f"{damaged}: the checksum of {bad} in it is wrong")
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelFileError(
+            f"{name} holds Python objects, as the models of graph-pes 1 do, rather than tensors. "
+            "To read them can run any code, so they are not loaded: train the model again from "
+            "its YAML file."
+        ) from error
+    except ModelFileError:
+        raise
+    except Exception as error:  # anything can happen with the bytes of another program
+        raise ModelFileError(f"{damaged} ({error})") from error
 
 
-def _load_state(model: nn.Module, state: dict[str, Any]) -> None:
+def _rebuilt(contents: dict[str, Any]) -> GraphPropertyModel:
+    """The model in a file; random numbers go on as if it had not been made."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = build(contents["model"])
+        _load_state(model, contents["state"], contents.get("buffers", {}))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in contents["frozen"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ModelFileError(f"its description is damaged ({error!r})") from error
+    return model
+
+
+def _load_state(model: nn.Module, state: dict[str, Any], buffers: dict[str, Tensor]) -> None:
     """Load tensors in the precision of the file, which may differ from tensor to tensor."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name in state:
+        if name in buffers:
+            tensor.data = buffers[name]
+        elif name in state:
             tensor.data = tensor.data.to(state[name].dtype)
-    model.load_state_dict(state)
-
-
-# --- descriptions of models ---------------------------------------------------------------
-
-
-def describe(value: Any, where: str = "model") -> Any:
-    """Plain description of a model or of an argument of one; see `build`.
-
-    Raises
-    ------
-    ModelFileError
-        If it can't be described.
-    """
-    if isinstance(value, GraphPropertyModel):
-        arguments = value.__dict__["constructor_arguments"]
-        return {
-            "kind": "model",
-            "class": import_path(type(value), where),
-            "arguments": {k: describe(v, f"{where}.{k}") for k, v in arguments.items()},
-        }
-    if isinstance(value, type):
-        return {"kind": "class", "class": import_path(value, where)}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        items = [describe(v, f"{where}[{n}]") for n, v in enumerate(value)]
-        return items if isinstance(value, list) else {"kind": "tuple", "items": items}
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        items = {key: describe(v, f"{where}.{key}") for key, v in value.items()}
-        return {"kind": "dict", "items": items}
-    raise ModelFileError(
-        f"{where} is a {type(value).__name__}, which can't be stored in a model file: arguments "
-        "of models should be numbers, strings, lists, tuples, dictionaries, classes or models"
-    )
-
-
-def build(description: Any) -> Any:
-    """The model, or argument, of a description made by `describe`.
-
-    Raises
-    ------
-    ModelFileError
-        If a class is missing, or is neither a model nor a module.
-    """
-    if isinstance(description, list):
-        return [build(item) for item in description]
-    if not isinstance(description, dict):
-        return description
-    kind = description["kind"]
-    if kind == "tuple":
-        return tuple(build(item) for item in description["items"])
-    if kind == "dict":
-        return {key: build(item) for key, item in description["items"].items()}
-    # Only models are called, so that a file can't make Python call anything else.
-    cls = import_class(description["class"], GraphPropertyModel if kind == "model" else nn.Module)
-    if kind == "class":
-        return cls
-    arguments = {key: build(value) for key, value in description["arguments"].items()}
-    return call_with(cls, arguments)
-
-
-def call_with(cls: type, arguments: dict[str, Any]) -> Any:
-    """Make an instance from bound arguments, spreading ``*args`` and ``**kwargs``."""
-    positional: list[Any] = []
-    keywords: dict[str, Any] = {}
-    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
-        if name not in arguments:
-            continue
-        if parameter.kind is parameter.VAR_KEYWORD:
-            keywords.update(arguments[name])
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            positional.extend(arguments[name])
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            keywords[name] = arguments[name]
-        else:
-            positional.append(arguments[name])
-    return cls(*positional, **keywords)
-
-
-def import_path(cls: type, where: str = "model") -> str:
-    """``module:name`` of a class that can be imported.
-
-    Raises
-    ------
-    ModelFileError
-        If it can't be: it is defined in a script, a notebook or a function.
-    """
-    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
-        raise ModelFileError(
-            f"{where}: the class {cls.__qualname__} is defined in a script, notebook or function. "
-            "Move it to a module that can be imported, so that the file can be loaded again."
-        )
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def import_class(path: str, base: type) -> type:
-    """The class of an import path.
-
-    Raises
-    ------
-    ModelFileError
-        If it can't be found, or is not a subclass of ``base``.
-    """
-    module, _, name = path.partition(":")
     try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+        model.load_state_dict(state)
+    except RuntimeError as error:
         raise ModelFileError(
-            f"it needs the class {name} from the Python module {module}, which can't be imported "
-            f"({error}): is the package that defines it installed?"
+            f"its tensors do not fit the class {type(model).__name__}, which may have changed "
+            f"since: {error}"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ModelFileError(f"{path} is not a {base.__name__}")
-    return found

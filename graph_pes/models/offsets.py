@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class EnergyOffset(GraphPESModel):
         For an unknown symbol.
     """
 
-    def __init__(self, offsets: dict[str, float], trainable: bool):
+    def __init__(self, offsets: Mapping[str, float], trainable: bool):
         super().__init__(cutoff=0.0, implemented_properties=["local_energies"])
         self.offsets = PerElementParameter.from_symbols(
             offsets, requires_grad=trainable, float64=True
@@ -75,7 +75,8 @@ class LearnableOffset(EnergyOffset):
     Parameters
     ----------
     **initial_values
-        Energies in eV of elements that are not to be fitted before training.
+        Energies in eV of elements that are not to be fitted before training: the others are
+        fitted to what remains of the training energies.
     """
 
     def __init__(self, **initial_values: float):
@@ -91,14 +92,16 @@ class LearnableOffset(EnergyOffset):
                 type(self).__name__,
             )
             return
-        for Z, mean in fit_per_element(graphs.properties["energy"], graphs).means.items():
-            if Z not in self.given:
-                self.offsets[Z] = mean
-        logger.info(
-            "Energy offsets fitted to the training data (eV): %s. Energies of free atoms are not "
-            "exact with these: use FixedOffset where you know them.",
-            ", ".join(f"{SYMBOLS[Z]}: {self.offsets[Z]:.4f}" for Z in graphs.Z.unique().tolist()),
-        )
+        known = {Z: self.offsets[Z] for Z in self.given}
+        fit = fit_per_element(graphs.properties["energy"], graphs, known=known)
+        for Z, mean in fit.means.items():
+            self.offsets[Z] = mean
+        if fit.means:
+            logger.info(
+                "Energy offsets fitted to the training data (eV): %s. Energies of free atoms are "
+                "not exact with these: use FixedOffset where you know them.",
+                ", ".join(f"{SYMBOLS[Z]}: {self.offsets[Z]:.4f}" for Z in fit.means),
+            )
 
 
 class TensorOffset(GraphTensorModel):
@@ -114,7 +117,7 @@ class TensorOffset(GraphTensorModel):
         Whether they are trained.
     """
 
-    def __init__(self, length: int, offsets: dict[str, Sequence[float]], trainable: bool):
+    def __init__(self, length: int, offsets: Mapping[str, Sequence[float]], trainable: bool):
         super().__init__(cutoff=0.0)
         self.offsets = PerElementParameter.from_symbols(
             offsets, (length,), requires_grad=trainable, float64=True
@@ -136,10 +139,15 @@ class FixedTensorOffset(TensorOffset):
     ----------
     **final_values
         Components by chemical symbol, a list for each.
+
+    Raises
+    ------
+    ValueError
+        If there are none, if their lengths differ, or for an unknown symbol.
     """
 
     def __init__(self, **final_values: Sequence[float]):
-        lengths = {len(value) for value in final_values.values()}
+        lengths = {torch.as_tensor(value).numel() for value in final_values.values()}
         if len(lengths) != 1:
             raise ValueError(
                 f"FixedTensorOffset: expected values of one length, got lengths {sorted(lengths)}"
@@ -172,6 +180,5 @@ class LearnableTensorOffset(TensorOffset):
             )
             return
         fit = fit_per_element(graphs.properties["tensor"], graphs, per_atom=True)
-        for Z, mean in fit.means.items():
-            if Z not in self.given:
-                self.offsets[Z] = mean
+        for Z in fit.means.keys() - self.given:
+            self.offsets[Z] = fit.means[Z]

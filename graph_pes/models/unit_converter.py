@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from graph_pes.atomic_graph import AtomicGraph, PropertyKey, neighbour_vectors, with_edge_vectors
+from graph_pes.atomic_graph.graph import TRIPLET_CUTOFF
 
 from .base import GraphPESModel, in_precision_of
 
@@ -13,16 +14,21 @@ class UnitConverter(GraphPESModel):
     """A model in other units of energy and length, seen in eV and Å.
 
     The wrapped model gets its graphs in its own unit of length, and what it predicts is
-    converted; derivatives follow.
+    converted; derivatives follow. Graphs that it is pre-fitted to have labels in its units.
 
     Parameters
     ----------
     model
         The model, in its own units.
     energy_to_eV
-        Its unit of energy in eV.
+        Its unit of energy in eV, positive.
     length_to_A
-        Its unit of length in Å.
+        Its unit of length in Å, positive.
+
+    Raises
+    ------
+    ValueError
+        If a unit is not positive.
 
     Examples
     --------
@@ -32,6 +38,9 @@ class UnitConverter(GraphPESModel):
     """
 
     def __init__(self, model: GraphPESModel, energy_to_eV: float, length_to_A: float):
+        for name, unit in {"energy_to_eV": energy_to_eV, "length_to_A": length_to_A}.items():
+            if not unit > 0:
+                raise ValueError(f"UnitConverter: expected {name} > 0, got {unit}")
         super().__init__(
             cutoff=model.cutoff_value * length_to_A,
             implemented_properties=model.implemented_properties,
@@ -40,21 +49,37 @@ class UnitConverter(GraphPESModel):
         self.model = model
         self.energy_to_eV, self.length_to_A = energy_to_eV, length_to_A
 
-    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
-        """What the wrapped model predicts, in eV and Å."""
+    @property
+    def units(self) -> dict[PropertyKey, float]:
+        """The units of the wrapped model, of those properties that are in eV and Å here."""
         energy, length = self.energy_to_eV, self.length_to_A
-        factors = {
+        return {
             "local_energies": energy,
             "energy": energy,
             "virial": energy,
             "forces": energy / length,
             "stress": energy / length**3,
+            "dipole": length,
+            "polarizability": length**2,
         }
-        scaled = with_edge_vectors(
-            graph._replace(
-                R=graph.R / length, cell=graph.cell / length, cutoff=graph.cutoff / length
-            ),
-            neighbour_vectors(graph) / length,
+
+    def as_seen_by_components(self, graph: AtomicGraph) -> AtomicGraph:
+        """The graph, labels included, in the units of the wrapped model."""
+        length, units, other = self.length_to_A, self.units, dict(graph.other)
+        if TRIPLET_CUTOFF in other:
+            other[TRIPLET_CUTOFF] = other[TRIPLET_CUTOFF] / length
+        scaled = graph._replace(
+            R=graph.R / length,
+            cell=graph.cell / length,
+            cutoff=graph.cutoff / length,
+            properties={key: x / units.get(key, 1.0) for key, x in graph.properties.items()},
+            other=other,
         )
+        return with_edge_vectors(scaled, neighbour_vectors(graph) / length)
+
+    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        """What the wrapped model predicts, in eV and Å."""
+        units = self.units
+        scaled = self.as_seen_by_components(graph._replace(properties={}))
         predictions = self.model(in_precision_of(self.model, scaled))
-        return {key: value * factors.get(key, 1.0) for key, value in predictions.items()}
+        return {key: value * units.get(key, 1.0) for key, value in predictions.items()}

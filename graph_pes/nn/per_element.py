@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -43,7 +43,7 @@ class PerElementParameter(Float64Tensors):
     [8]
     """
 
-    values: Tensor
+    values: nn.Parameter
     registered: Tensor
 
     def __init__(
@@ -84,7 +84,7 @@ class PerElementParameter(Float64Tensors):
     @classmethod
     def from_symbols(
         cls,
-        values: dict[str, float | Sequence[float]],
+        values: Mapping[str, float | Sequence[float]],
         shape: tuple[int, ...] = (),
         requires_grad: bool = True,
         float64: bool = False,

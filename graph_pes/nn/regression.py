@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from graph_pes.atomic_graph import AtomicGraph, number_of_structures
 from graph_pes.periodic_table import symbols_of
-from graph_pes.tensors import index_sum
+from graph_pes.tensors import index_sum, left_aligned_mul
 
 logger = logging.getLogger("graph_pes")
 
@@ -63,6 +64,7 @@ def fit_per_element(
     values: Tensor,
     graphs: AtomicGraph,
     *,
+    known: Mapping[int, Tensor] | None = None,
     per_atom: bool = False,
     alpha: float = 1e-5,
     min_variance: float = 0.01,
@@ -71,7 +73,7 @@ def fit_per_element(
 
     The property of a structure is modelled as a sum over its atoms, the squared residual as
     a sum of variances. The penalty ``alpha`` decides where the data do not: with a single
-    composition, the contribution of every atom is the same.
+    composition, contributions are in proportion to the numbers of atoms.
 
     Parameters
     ----------
@@ -79,10 +81,20 @@ def fit_per_element(
         Property of each structure (S, ...), or of each atom (N, ...); NaN where missing.
     graphs
         The batch that the values belong to.
+    known
+        Contributions of elements, by atomic number, that are not to be fitted: the others are
+        fitted to what remains.
     per_atom
         Whether there is one value per atom.
+    alpha
+        The penalty.
     min_variance
         Lower limit of the variances.
+
+    Returns
+    -------
+    PerElementFit
+        Of the elements in the batch that are not known.
 
     Raises
     ------
@@ -92,7 +104,14 @@ def fit_per_element(
     elements, counts = compositions(graphs)
     if per_atom:
         counts = (graphs.Z[:, None] == elements).double()
-    values = values.double()
+    values, known = values.double(), known or {}
+    for Z, contribution in known.items():
+        of_element = counts[:, elements == Z].sum(1)  # zero if it is not there
+        values = values - left_aligned_mul(contribution.double().expand_as(values), of_element)
+    unknown = torch.tensor([Z not in known for Z in elements.tolist()], device=elements.device)
+    elements, counts = elements[unknown], counts[:, unknown]
+    if len(elements) == 0:
+        return PerElementFit({}, {})
     present = ~values.reshape(len(values), -1).isnan().any(-1)
     if not present.any():
         raise ValueError("fit_per_element: expected at least one value, but all are missing")
