@@ -230,7 +230,7 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
         """
         dtypes = [
             tensor.dtype
-            for module in self.modules()
+            for module in _every_module(self)
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]
             if tensor is not None and tensor.is_floating_point()
             if not (isinstance(module, Float64Tensors) and name in module.float64_names)
@@ -254,6 +254,15 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """See ``torch.nn.Module.set_extra_state``."""
         self.extra_state = state["extra"]
+
+
+def _every_module(module: nn.Module) -> Iterator[nn.Module]:
+    """As ``module.modules()``, without the names that make it slow for small structures."""
+    stack = [module]
+    while stack:
+        module = stack.pop()
+        yield module
+        stack.extend(child for child in module._modules.values() if child is not None)
 
 
 def _to_be_pre_fitted(
