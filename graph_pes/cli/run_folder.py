@@ -13,6 +13,7 @@ from graph_pes.training.messages import logger
 from .run_id import random_run_id
 
 CONFIG_FILE = "train-config.yaml"
+LOG_FILE = "rank-0.log"
 SUMMARY_FILE = "summary.yaml"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import random
 import sys
 import traceback
@@ -13,14 +14,22 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from graph_pes.models.io import ModelFileError
 from graph_pes.training.config import TorchConfig
 from graph_pes.training.config_files import ConfigError
-from graph_pes.training.messages import log_to_terminal, logger
+from graph_pes.training.messages import logger, messages_on_terminal
 
 #: Mistakes in the input: one line says what is wrong, no traceback is needed.
-MISTAKES = (ConfigError, ModelFileError, ValueError, OSError, ImportError)
+MISTAKES = (
+    ConfigError,
+    ModelFileError,
+    MisconfigurationException,
+    ValueError,
+    OSError,
+    ImportError,
+)
 
 
 @contextmanager
@@ -30,7 +39,7 @@ def numerical_settings(torch_config: TorchConfig, seed: int) -> Iterator[None]:
     torch.set_default_dtype(getattr(torch, torch_config.dtype))
     torch.set_float32_matmul_precision(torch_config.float32_matmul_precision)
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - other people's code may draw from it
     torch.manual_seed(seed)
     try:
         yield
@@ -42,9 +51,12 @@ def numerical_settings(torch_config: TorchConfig, seed: int) -> Iterator[None]:
 @contextmanager
 def without_advice() -> Iterator[None]:
     """Hide Lightning's advice on how to use it, which is not for users of graph-pes."""
-    lightning_logger = logging.getLogger("pytorch_lightning")
-    level = lightning_logger.level
-    lightning_logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    # Some of Lightning's modules have loggers with a level of their own.
+    distributed = logging.getLogger("lightning_fabric.utilities.distributed")
+    levels = {x: x.level for x in (*loggers, distributed)}
+    for x in levels:
+        x.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in (
             ".*does not have many workers.*",
@@ -53,12 +65,16 @@ def without_advice() -> Iterator[None]:
             ".*`LightningModule` logged.*",
             ".*treespec.*LeafSpec.*",
             ".*isinstance.*LeafSpec.*",
+            # Validation metrics are summed over processes before they are logged.
+            ".*recommended to use `self.log.*sync_dist=True.*",
+            ".*Grad strides do not match bucket view strides.*",
         ):
             warnings.filterwarnings("ignore", message)
         try:
             yield
         finally:
-            lightning_logger.setLevel(level)
+            for x, level in levels.items():
+                x.setLevel(level)
 
 
 def config_arguments(description: str, argv: list[str] | None) -> list[str]:
@@ -74,11 +90,16 @@ def config_arguments(description: str, argv: list[str] | None) -> list[str]:
 
 
 def run_command(command: Callable[[], object]) -> None:
-    """Run a command; mistakes in its input end it with one message, and exit code 1."""
-    log_to_terminal("INFO")
-    try:
-        command()
-    except MISTAKES as error:
-        logger.debug("%s", traceback.format_exc())
-        logger.error("%s", error)
-        sys.exit(1)
+    """Run a command; mistakes in its input end it with one message, and exit code 1.
+
+    Classes of one's own are imported from the working directory too.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    with messages_on_terminal("INFO"):
+        try:
+            command()
+        except MISTAKES as error:
+            logger.debug("%s", traceback.format_exc())
+            logger.error("%s", error)
+            sys.exit(1)

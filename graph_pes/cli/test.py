@@ -13,7 +13,6 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from graph_pes.data import GraphDataset
 from graph_pes.models import load_model
 from graph_pes.models.base import GraphPropertyModel
-from graph_pes.training.callbacks import WandbLogger
 from graph_pes.training.config import (
     TestingConfig,
     TorchConfig,
@@ -21,12 +20,15 @@ from graph_pes.training.config import (
     parse_data,
     parse_test_sets,
     resolve,
+    typed,
 )
-from graph_pes.training.config_files import read_config
+from graph_pes.training.config_files import ConfigError, nearest, read_config
+from graph_pes.training.messages import logger, messages_on_terminal
 
-from .run_folder import read_train_config, update_summary
-from .settings import config_arguments, numerical_settings, run_command
+from .run_folder import CONFIG_FILE, SUMMARY_FILE, read_train_config, update_summary
+from .settings import config_arguments, numerical_settings, run_command, without_advice
 from .train import named_datasets, test
+from .trainer import wandb_loggers
 
 _DEFAULTS: dict[str, Any] = {
     "loader_kwargs": {"batch_size": 2, "num_workers": 0},
@@ -55,23 +57,33 @@ def test_from_config(config: Mapping[str, Any]) -> dict[str, float]:
         If the configuration can't be used.
     """
     resolved = resolve(config, TestingConfig, _DEFAULTS)
-    with numerical_settings(TorchConfig(**resolved["torch"]), seed=0):
+    torch_config = typed(resolved["torch"], TorchConfig, "torch/")
+    with messages_on_terminal("INFO"), numerical_settings(torch_config, seed=0), without_advice():
         settings = instantiate(resolved, TestingConfig)
         model = load_model(settings.model_path).to(_device(settings.accelerator))
         folder = Path(settings.model_path).parent
         datasets = _datasets(settings, model, folder)
-        batch_size = settings.loader_kwargs.get("batch_size", 2)
-        results = test(model, datasets, settings.prefix, batch_size)
-    update_summary(folder, results)
-    logger = _logger(settings, folder)
-    logger.log_metrics(results)
-    logger.save()
+        results = test(model, datasets, settings.prefix, settings.loader_kwargs)
+        update_summary(folder, results)
+        logger.info("Added to %s", folder / SUMMARY_FILE)
+        for lightning_logger in _loggers(settings, folder):
+            lightning_logger.log_metrics(results)
+            lightning_logger.save()
     return results
 
 
 def _device(accelerator: str) -> str:
-    gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return "cuda" if gpu else "cpu"
+    if accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    devices = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
+    if accelerator not in devices:
+        raise ConfigError(
+            f"accelerator: expected one of {['auto', *devices]}, got {accelerator!r}"
+            f"{nearest(accelerator, devices)}"
+        )
+    if devices[accelerator] == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"accelerator: there is no GPU on this machine for {accelerator!r}")
+    return devices[accelerator]
 
 
 def _datasets(
@@ -84,10 +96,13 @@ def _datasets(
     return sets if isinstance(sets, dict) else {"test": sets}
 
 
-def _logger(settings: TestingConfig, folder: Path) -> Logger:
-    if isinstance(settings.logger, dict):
-        return WandbLogger(folder, **settings.logger)
-    return CSVLogger(save_dir=folder, name="")
+def _loggers(settings: TestingConfig, folder: Path) -> list[Logger]:
+    """A CSV log, and W&B's where it is asked for, here or (``auto``) for the training run."""
+    kwargs = settings.logger if isinstance(settings.logger, dict) else None
+    if settings.logger == "auto" and (folder / CONFIG_FILE).is_file():
+        kwargs = read_train_config(folder).get("wandb")
+    wandb = [] if kwargs is None else wandb_loggers(kwargs, folder)
+    return [CSVLogger(save_dir=folder, name=""), *wandb]
 
 
 def main(argv: list[str] | None = None) -> None:

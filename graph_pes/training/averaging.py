@@ -8,16 +8,19 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_swa_avg_fn
 
 from .messages import logger
 
 
-class WeightAveraging(pl.Callback, ABC):
+class WeightAveraging(Checkpoint, ABC):
     """Keeps an average of the weights, and puts it in their place for validation.
 
-    List it after callbacks that save the model when validation ends.
+    When training ends normally, the model is left with the average. It is a checkpoint
+    callback because Lightning runs these after all others: list it as the last, so that the
+    others save the average when validation ends.
 
     Parameters
     ----------
@@ -43,16 +46,16 @@ class WeightAveraging(pl.Callback, ABC):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: D102
         if stage == "fit" and self._average is None:
             self._average = AveragedModel(
-                pl_module.model, device=pl_module.device, avg_fn=self._function
+                _model(pl_module), device=pl_module.device, avg_fn=self._function
             )
 
-    def on_train_batch_end(
+    def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
-    ) -> None:  # noqa: D102
+    ) -> None:
         assert self._average is not None
         # With accumulated gradients, not every batch takes a step.
         if trainer.global_step > self._last_step and self.is_due(trainer):
-            self._average.to(pl_module.device).update_parameters(pl_module.model)
+            self._average.to(pl_module.device).update_parameters(_model(pl_module))
         self._last_step = trainer.global_step
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
@@ -63,11 +66,15 @@ class WeightAveraging(pl.Callback, ABC):
         if self._swapped:
             self._swap(pl_module)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        if self.started:
+            self._swap(pl_module)
+
     @torch.no_grad()
     def _swap(self, pl_module: pl.LightningModule) -> None:
         assert self._average is not None
-        pairs = zip(pl_module.model.parameters(), self._average.module.parameters(), strict=True)
-        for current, average in pairs:
+        averages = self._average.to(pl_module.device).module.parameters()
+        for current, average in zip(_model(pl_module).parameters(), averages, strict=True):
             current.data, average.data = average.data, current.data
         self._swapped = not self._swapped
 
@@ -79,6 +86,11 @@ class WeightAveraging(pl.Callback, ABC):
         assert self._average is not None
         self._average.load_state_dict(state_dict["average"])
         self._last_step = state_dict["last_step"]
+
+
+def _model(pl_module: pl.LightningModule) -> nn.Module:
+    assert isinstance(pl_module.model, nn.Module)
+    return pl_module.model
 
 
 class EMA(WeightAveraging):
@@ -115,7 +127,8 @@ class VerboseSWACallback(WeightAveraging):
     swa_lrs
         The final learning rate.
     swa_epoch_start
-        The first averaged epoch, or the fraction of ``max_epochs`` before it.
+        How many epochs there are before the first averaged one, or which fraction of
+        ``max_epochs``.
     annealing_epochs
         Number of epochs in which the rate gets there.
     annealing_strategy
@@ -135,7 +148,7 @@ class VerboseSWACallback(WeightAveraging):
         self._rates: list[float] | None = None
 
     def first_epoch(self, trainer: pl.Trainer) -> int:
-        """The first averaged epoch, from 0."""
+        """The first averaged epoch, counted from 0."""
         if isinstance(self.start, int):
             return self.start
         if not trainer.max_epochs or trainer.max_epochs < 0:

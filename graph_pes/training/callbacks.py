@@ -58,6 +58,7 @@ class GraphPESCallback(pl.Callback, ABC):
 
     def get_model(self, pl_module: pl.LightningModule) -> GraphPropertyModel:
         """The model that is being trained."""
+        assert isinstance(pl_module.model, GraphPropertyModel)
         return pl_module.model
 
 
@@ -105,7 +106,16 @@ class SaveBestModel(GraphPESCallback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         loss = trainer.callback_metrics.get(VALIDATION_LOSS)
-        if trainer.sanity_checking or loss is None or not float(loss) < self.best_val_loss:
+        if trainer.sanity_checking or loss is None:
+            return
+        if not torch.isfinite(loss):
+            logger.warning(
+                "The validation loss of epoch %d is %s: training has diverged. A lower learning "
+                "rate may help, or fitting/trainer_kwargs/gradient_clip_val.",
+                trainer.current_epoch + 1,
+                float(loss),
+            )
+        if not float(loss) < self.best_val_loss:
             return
         self.best_val_loss = float(loss)
         if self.root is not None:
@@ -201,9 +211,9 @@ class ModelTimer(pl.Callback):
     def on_train_batch_start(self, *_: Any) -> None:  # noqa: D102
         self._start = time.perf_counter()
 
-    def on_train_batch_end(
+    def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
-    ) -> None:  # noqa: D102
+    ) -> None:
         self._stop(pl_module, "train")
 
     def on_validation_batch_start(self, *_: Any) -> None:  # noqa: D102
@@ -216,7 +226,10 @@ class ModelTimer(pl.Callback):
 
 
 class LoggedProgressBar(ProgressBar):
-    """One line of numbers per validation: progress for log files."""
+    """One line of numbers per validation: progress for log files.
+
+    A star marks the lowest validation loss so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,26 +251,24 @@ class LoggedProgressBar(ProgressBar):
             return
         row = self._row(trainer)
         if not self._widths:
-            self._widths = {
-                key: max(len(value), *map(len, key.rsplit("/", 1))) + 3
-                for key, value in row.items()
-            }
-            for part in (0, -1):
-                headers = {key: key.rsplit("/", 1) for key in row}
-                cells = {k: h[part] if len(h) > 1 or part else "" for k, h in headers.items()}
-                self._print(cells)
+            print("Validation, in eV and Å; * is the lowest loss so far:")
+            self._widths = {key: max(len(key), len(value)) + 3 for key, value in row.items()}
+            self._print({key: key for key in row})
         self._print(row)
 
     def _row(self, trainer: pl.Trainer) -> dict[str, str]:
-        row = {
-            "epoch": str(trainer.current_epoch + 1),
-            "time": f"{time.perf_counter() - self._start:.1f}",
-        }
+        epoch = str(trainer.current_epoch + 1)
+        if trainer.max_epochs and trainer.max_epochs > 0:
+            epoch = f"{epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
+        row = {"epoch": epoch, "time/s": f"{time.perf_counter() - self._start:.1f}"}
         metrics = trainer.callback_metrics
-        shown = [k for k in trainer.progress_bar_metrics if k.startswith("valid/")]
-        for key in [VALIDATION_LOSS, *(k for k in shown if k != VALIDATION_LOSS)]:
-            if key in metrics:
-                row[key] = f"{float(metrics[key]):.5f}"
+        best = [c.best_val_loss for c in trainer.callbacks if isinstance(c, SaveBestModel)]  # type: ignore[attr-defined]
+        if VALIDATION_LOSS in metrics:
+            loss = float(metrics[VALIDATION_LOSS])
+            row["loss"] = f"{loss:#.5g}{'*' if loss in best else ' '}"
+        for key in trainer.progress_bar_metrics:
+            if key.startswith("valid/metrics/") and key in metrics:
+                row[key.removeprefix("valid/metrics/")] = f"{float(metrics[key]):#.5g}"
         return row
 
     def _print(self, cells: Mapping[str, str]) -> None:

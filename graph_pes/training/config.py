@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
-import importlib
 import inspect
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal, TypeVar
 
 import dacite
-import data2objects
+import dacite.exceptions
 import pytorch_lightning as pl
-import torch.utils.data
+from torch.utils.data import DataLoader
 
 from graph_pes.data import DatasetCollection, GraphDataset, file_dataset
 from graph_pes.models import AdditionModel, TensorAdditionModel
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel, GraphTensorModel
 
-from .config_files import ConfigError, check_keys, merge, nearest, read_yaml
+from .config_files import ConfigError, check_keys, fill_references, merge, nearest, read_yaml
 from .loss import Loss, TotalLoss
+from .objects import make_object, make_objects
 from .opt import LRScheduler, Optimizer
-
-#: Where ``+Name`` is looked up, after Python's builtins.
-MODULES = (
-    "graph_pes",
-    "graph_pes.models",
-    "graph_pes.training",
-    "graph_pes.training.opt",
-    "graph_pes.training.loss",
-    "graph_pes.data",
-    "graph_pes.training.callbacks",
-    "graph_pes.nn.radial",
-)
-
-#: Dotted names of graph-pes 1 that configuration files may hold, and where they are now.
-MOVED = {
-    "graph_pes.models.components.distances": "graph_pes.nn.radial",
-    "graph_pes.models.components.aggregation": "graph_pes.nn.aggregation",
-    "graph_pes.models.components.scaling": "graph_pes.nn.scaling",
-    "graph_pes.utils.nn": "graph_pes.nn.mlp",
-}
 
 
 @dataclass(frozen=True)
@@ -113,16 +92,29 @@ class FittingConfig:
     callbacks: list[pl.Callback] = field(default_factory=list)
 
     def make_optimizer(self) -> Optimizer:
-        """The optimizer: Adam with a rate of 1e-3 if nothing else is said."""
+        """The optimizer: Adam with a rate of 1e-3 if nothing else is said.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name, or it does not take these arguments.
+        """
         if isinstance(self.optimizer, Optimizer):
             return self.optimizer
-        return Optimizer(**{"name": "Adam", "lr": 1e-3, **(self.optimizer or {})})
+        arguments = {"name": "Adam", "lr": 1e-3, **(self.optimizer or {})}
+        return make_object({"+Optimizer": arguments}, "fitting/optimizer")
 
     def make_scheduler(self) -> LRScheduler | None:
-        """The learning-rate schedule, if any."""
+        """The learning-rate schedule, if any.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name, or it does not take these arguments.
+        """
         if self.scheduler is None or isinstance(self.scheduler, LRScheduler):
             return self.scheduler
-        return LRScheduler(**self.scheduler)
+        return make_object({"+LRScheduler": self.scheduler}, "fitting/scheduler")
 
 
 @dataclass(frozen=True)
@@ -168,36 +160,42 @@ def resolve(config: Mapping[str, Any], schema: type, defaults: Mapping[str, Any]
     ConfigError
         If a key is unknown, or refers to one that is not there.
     """
-    merged = merge(defaults, config)
-    try:
-        filled = data2objects.fill_referenced_parts(merged)
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"a reference (=) leads nowhere: {error.args[0]}") from error
-    _check_top_level(filled, schema, str(config))
+    filled, referenced = fill_references(merge(defaults, config))
+    _check_top_level(filled, schema, referenced)
     _check_fields(filled, schema, "")
+    _check_required(filled, schema)
     fitting = filled.get("fitting")
-    if isinstance(fitting, dict):
-        trainer_names = inspect.signature(pl.Trainer.__init__).parameters
-        check_keys(fitting["trainer_kwargs"], list(trainer_names)[1:], "fitting/trainer_kwargs/")
-        _check_loader(fitting["loader_kwargs"], "fitting/loader_kwargs/")
-    return dict(filled)
+    if schema is TrainingConfig and isinstance(fitting, dict):
+        _check_arguments(pl.Trainer, fitting["trainer_kwargs"], "fitting/trainer_kwargs")
+        _check_arguments(DataLoader, fitting["loader_kwargs"], "fitting/loader_kwargs")
+    if schema is TestingConfig:
+        _check_arguments(DataLoader, filled["loader_kwargs"], "loader_kwargs")
+    return filled
 
 
-def _check_loader(loader_kwargs: Mapping[str, Any], where: str) -> None:
-    names = list(inspect.signature(torch.utils.data.DataLoader.__init__).parameters)[1:]
-    check_keys(loader_kwargs, names, where)
+def _check_arguments(cls: type, arguments: Any, where: str) -> None:
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, got {arguments!r}")
+    names = list(inspect.signature(cls.__init__).parameters)[1:]  # type: ignore[misc]
+    check_keys(arguments, names, f"{where}/")
 
 
-def _check_top_level(config: Mapping[str, Any], schema: type, text: str) -> None:
+def _check_top_level(config: Mapping[str, Any], schema: type, referenced: set[str]) -> None:
     """Unknown keys are a user's variables, unless they look like a misspelt known one."""
     known = [f.name for f in dataclasses.fields(schema)]
     for key in config:
         hint = nearest(str(key), known)
-        if key not in known and hint != "." and f"=/{key}" not in text:
-            raise ConfigError(f"unknown key {key}{hint} Known keys: {sorted(known)}")
+        if key not in known and hint != "." and key not in referenced:
+            raise ConfigError(
+                f"unknown key {key}{hint} Known keys: {sorted(known)}. (A variable of your own "
+                "may have any name that a reference =/name uses.)"
+            )
+
+
+def _check_required(config: Mapping[str, Any], schema: type) -> None:
     for f in dataclasses.fields(schema):
         required = f.default is f.default_factory is dataclasses.MISSING
-        if required and f.name not in config:
+        if required and config.get(f.name) is None:
             raise ConfigError(f"the key {f.name!r} is missing from the configuration")
 
 
@@ -205,16 +203,20 @@ def _check_fields(config: Mapping[str, Any], schema: type, where: str) -> None:
     """Unknown keys in those parts of the configuration that have a schema of their own."""
     hints = typing.get_type_hints(schema)
     for name, hint in hints.items():
-        value = config.get(name)
-        inner = next((t for t in _members(hint) if dataclasses.is_dataclass(t)), None)
+        members = _members(hint)
+        inner = next((t for t in members if dataclasses.is_dataclass(t)), None)
         # Data sets and the like, which are dataclasses too, may be given in other ways.
-        if (
-            inner is None
-            or not isinstance(value, dict)
-            or dict in map(typing.get_origin, _members(hint))
-        ):
+        generic = [typing.get_origin(member) for member in members]
+        if not isinstance(inner, type) or name not in config or dict in generic:
             continue
-        check_keys(value, [f.name for f in dataclasses.fields(inner)], f"{where}{name}/")
+        value = config[name]
+        if value is None and type(None) in members:
+            continue
+        if not isinstance(value, dict):
+            got = "nothing" if value is None else repr(value)
+            raise ConfigError(f"{where}{name}: expected keys and values, got {got}")
+        known = [f.name for f in dataclasses.fields(inner)]  # type: ignore[arg-type]
+        check_keys(value, known, f"{where}{name}/")
         _check_fields(value, inner, f"{where}{name}/")
 
 
@@ -234,53 +236,53 @@ def instantiate(config: Mapping[str, Any], schema: type[Schema]) -> Schema:
     ConfigError
         If a ``+Name`` is not found or can't be made, or a value has the wrong type.
     """
-    modules = [importlib.import_module(name) for name in MODULES]
     known = {f.name for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
-    relevant = _moved({key: value for key, value in config.items() if key in known})
-    _check_names(relevant, modules, "")
-    objects = {}
-    for key, value in relevant.items():
-        try:
-            objects[key] = data2objects.process_data({"_": value}, modules)["_"]
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{key}: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{key}: can't make {value}: {error}") from error
+    objects = make_objects({key: value for key, value in config.items() if key in known})
+    return typed(objects, schema)
+
+
+def typed(values: Mapping[str, Any], schema: type[Schema], where: str = "") -> Schema:
+    """Values as an instance of a dataclass, whole numbers standing for floats too.
+
+    Raises
+    ------
+    ConfigError
+        If a value has the wrong type, naming its key.
+    """
+    hooks = {float: lambda x: float(x) if isinstance(x, int) and not isinstance(x, bool) else x}
     try:
-        return dacite.from_dict(schema, objects, dacite.Config(strict=True, cast=[float]))
-    except dacite.DaciteError as error:
-        raise ConfigError(f"the configuration has a value of the wrong type: {error}") from error
+        return dacite.from_dict(schema, values, dacite.Config(strict=True, type_hooks=hooks))
+    except dacite.MissingValueError as error:
+        raise ConfigError(f"the key {_key(where, error)} is missing") from error
+    except dacite.WrongTypeError as error:
+        got = f"{error.value!r} ({type(error.value).__name__})"
+        if isinstance(error.value, type):
+            name = error.value.__name__
+            got = f"the class {name}: write +{name}() to make one"
+        raise ConfigError(
+            f"{_key(where, error)}: expected {_described(error.field_type)}, got {got}"
+        ) from error
 
 
-def _moved(value: Any) -> Any:
-    """Names of graph-pes 1 replaced by present ones."""
-    if isinstance(value, dict):
-        return {_moved(k): _moved(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_moved(v) for v in value]
-    if isinstance(value, str) and value.startswith("+"):
-        for old, new in MOVED.items():
-            if value.startswith(f"+{old}."):
-                return f"+{new}.{value.removeprefix(f'+{old}.')}"
-    return value
+def _key(where: str, error: dacite.exceptions.DaciteFieldError) -> str:
+    return where + str(error.field_path).replace(".", "/")
 
 
-def _check_names(value: Any, modules: Sequence[types.ModuleType], where: str) -> None:
-    """Name the nearest known object where a ``+Name`` is not known."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _check_names(key, modules, where)
-            _check_names(inner, modules, f"{where}{key}/")
-    elif isinstance(value, list):
-        for inner in value:
-            _check_names(inner, modules, where)
-    elif isinstance(value, str) and value.startswith("+") and "." not in value:
-        name = value[1:].removesuffix("()")
-        known = [n for module in modules for n in getattr(module, "__all__", vars(module))]
-        if name and not any(hasattr(module, name) for module in (builtins, *modules)):
-            raise ConfigError(
-                f"{where.rstrip('/')}: there is no object +{name}{nearest(name, known)}"
-            )
+def _described(hint: Any) -> str:
+    """What a value should be, for people."""
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    names: dict[Any, str] = {
+        type(None): "null",
+        dict: "keys and values",
+        list: "a list",
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+    }
+    members = [typing.get_origin(member) or member for member in _members(hint)]
+    return " or ".join(names.get(m) or str(getattr(m, "__name__", m)) for m in members)
 
 
 # --- values that may be given in several ways ---------------------------------------------

@@ -13,7 +13,7 @@ from graph_pes.models.base import GraphPropertyModel
 from graph_pes.models.derivatives import has_volume
 
 from .loss import MAE, RMSE, PerAtomEnergyLoss, PropertyLoss
-from .metrics import Accumulator, Metric
+from .metrics import Accumulator, Metric, Reduction
 
 MetricLoss = PerAtomEnergyLoss | PropertyLoss
 
@@ -76,8 +76,12 @@ class MetricSet:
     """
 
     def __init__(self, losses: Sequence[MetricLoss]):
-        self.losses = {loss.name: loss for loss in losses if isinstance(loss.metric, Metric)}
-        self._accumulators = {n: Accumulator(loss.metric) for n, loss in self.losses.items()}
+        self.losses = {loss.name: loss for loss in losses}
+        self._accumulators = {
+            loss.name: Accumulator(loss.metric)
+            for loss in losses
+            if isinstance(loss.metric, Metric)
+        }
 
     def reset(self) -> None:
         """Start again."""
@@ -91,9 +95,15 @@ class MetricSet:
             if all(key in graph.properties and key in predictions for key in needed):
                 self._accumulators[name].update(*loss.pair(graph, predictions))
 
-    def compute(self) -> dict[str, float]:
-        """The metrics over everything added, on all processes; those without labels left out."""
-        values = {name: a.compute() for name, a in self._accumulators.items()}
+    def compute(self, reduce: Reduction | None = None) -> dict[str, float]:
+        """The metrics over everything added; those without labels are left out.
+
+        Parameters
+        ----------
+        reduce
+            What adds up sums and counts over processes; see `Accumulator.compute`.
+        """
+        values = {name: a.compute(reduce) for name, a in self._accumulators.items()}
         return {name: float(value) for name, value in values.items() if value is not None}
 
 

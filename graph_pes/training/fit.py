@@ -13,12 +13,13 @@ import torch
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
 from graph_pes.data import DatasetCollection, GraphDataLoader, GraphDataset
-from graph_pes.models import load_model
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 from graph_pes.models.io import describe
 from graph_pes.nn.per_element import count_used_parameters
 
-from .loss import TotalLoss
+from .checkpoints import epochs_done
+from .evaluation import predict_labels
+from .loss import Loss, TotalLoss
 from .messages import logger
 from .opt import LRScheduler, Optimizer
 from .pre_fit import with_auto_offset
@@ -89,21 +90,24 @@ def fit(
     ValueError
         If the data lack labels that the loss needs, or the model can't predict or save them.
     """
-    data.train.setup()
-    data.valid.setup()
+    for dataset in (data.train, data.valid):
+        if trainer.global_rank == 0:
+            dataset.prepare_data()
+        dataset.setup()
+    _check_sizes(data, trainer)
     _check_labels(model, data, loss)
     model = prepare(model, data.train, options)
     sample = to_batch([data.train[0]])
-    loss_graphs = _pre_fit_sample(data.train, options)
-    for term in loss.losses:
-        term.pre_fit(to_batch(loss_graphs))
+    _pre_fit_losses(loss, data.train, options)
     _check_model(model, sample, loss)
     _log_size(model, trainer)
     task = TrainingTask(model, loss, optimizer, scheduler, options.seed)
     train_loader = _loader(model, data.train, options, trainer, shuffle=True)
     if checkpoint is not None:
         # Workers fetch batches of the first epoch before Lightning says which one it is.
-        train_loader.sampler.set_epoch(_epochs_done(checkpoint))
+        train_loader.sampler.set_epoch(epochs_done(checkpoint))  # type: ignore[attr-defined]
+    if trainer.world_size > 1:
+        logger.info("Training on %d processes", trainer.world_size)
     logger.info("Starting fit...")
     trainer.fit(
         task,
@@ -113,11 +117,6 @@ def fit(
         weights_only=True,
     )
     return model
-
-
-def _epochs_done(checkpoint: Path) -> int:
-    progress = torch.load(checkpoint, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
-    return progress["epoch_progress"]["current"]["processed"]
 
 
 def prepare(
@@ -138,6 +137,14 @@ def prepare(
     return model
 
 
+def _pre_fit_losses(loss: TotalLoss, train: GraphDataset, options: FitOptions) -> None:
+    terms = [term for term in loss.losses if type(term).pre_fit is not Loss.pre_fit]
+    if terms:
+        batch = to_batch(_pre_fit_sample(train, options))
+        for term in terms:
+            term.pre_fit(batch)
+
+
 def _pre_fit_sample(train: GraphDataset, options: FitOptions) -> Sequence[AtomicGraph]:
     n = len(train)
     if options.max_n_pre_fit is None or options.max_n_pre_fit >= n:
@@ -156,6 +163,8 @@ def _loader(
     shuffle: bool,
 ) -> GraphDataLoader:
     kwargs = {**options.loader_kwargs, "shuffle": shuffle}
+    if not shuffle:
+        kwargs["drop_last"] = False
     return GraphDataLoader(
         dataset,
         **kwargs,
@@ -166,6 +175,15 @@ def _loader(
         # Every structure counts once in the validation, however many processes there are.
         pad=shuffle,
     )
+
+
+def _check_sizes(data: DatasetCollection, trainer: pl.Trainer) -> None:
+    # A process without anything to validate would not meet the others when they add up.
+    if len(data.valid) < trainer.world_size:
+        raise ValueError(
+            f"the validation set has {len(data.valid)} structures: expected at least one for each "
+            f"of {trainer.world_size} processes"
+        )
 
 
 def _check_labels(model: GraphPropertyModel, data: DatasetCollection, loss: TotalLoss) -> None:
@@ -188,7 +206,7 @@ def _check_model(model: GraphPropertyModel, sample: AtomicGraph, loss: TotalLoss
     """Fail now rather than when the first model is saved, or silently."""
     describe(model)
     required = loss.required_properties
-    for key, value in model.predict(sample, required).items():
+    for key, value in predict_labels(model, sample, required).items():
         label = sample.properties.get(key)
         if label is not None and value.shape != label.shape:
             raise ValueError(
@@ -207,9 +225,3 @@ def _log_size(model: GraphPropertyModel, trainer: pl.Trainer) -> None:
         lightning_logger.log_metrics(
             {"n_parameters": float(total), "n_learnable_parameters": float(learnable)}, step=0
         )
-
-
-def load_best(model: GraphPropertyModel, folder: Path) -> GraphPropertyModel:
-    """The best model of a run, from its ``model.pt``; the given one if there is none."""
-    path = folder / "model.pt"
-    return load_model(path) if path.exists() else model

@@ -102,6 +102,8 @@ class _MetricLoss(Loss):
         if isinstance(self.metric, Metric):
             return self.metric(prediction, target)
         present = ~torch.isnan(target)
+        if not present.any():
+            return 0.0 * prediction.sum()
         return self.metric(prediction[present], target[present])
 
 
@@ -226,12 +228,14 @@ class TotalLoss(nn.Module):
         If there are no losses, or two of the same name.
     """
 
+    losses: Sequence[Loss]
+
     def __init__(self, losses: Sequence[Loss]):
         super().__init__()
         names = [loss.name for loss in losses]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"TotalLoss: expected losses with different names, got {names}")
-        self.losses = nn.ModuleList(losses)
+        self.losses = nn.ModuleList(losses)  # type: ignore[assignment]
 
     @property
     def required_properties(self) -> list[PropertyKey]:

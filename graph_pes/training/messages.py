@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger("graph_pes")
@@ -14,23 +17,63 @@ class _OneLine(logging.Formatter):
         return f"[graph-pes {record.levelname}]: {super().format(record)}"
 
 
-def log_to_terminal(level: str) -> None:
-    """Show messages from a level on, as ``[graph-pes LEVEL]: message``."""
-    _replace_handler("terminal", logging.StreamHandler(sys.stdout), level)
+class _Terminal(logging.StreamHandler):
+    """Writes to whatever ``sys.stdout`` is at the time."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout
+        super().emit(record)
 
 
-def log_to_file(path: Path) -> None:
-    """Write every message, debugging ones too, to a file."""
-    _replace_handler("file", logging.FileHandler(path, encoding="utf-8"), "DEBUG")
+@contextmanager
+def messages_on_terminal(level: str) -> Iterator[None]:
+    """Show messages from a level on, as ``[graph-pes LEVEL]: message``, while a block runs.
+
+    Inside of another such block, this one's level counts.
+    """
+    outer = [h for h in logger.handlers if isinstance(h, _Terminal)]
+    for handler in outer:
+        logger.removeHandler(handler)
+    try:
+        with _handler(_Terminal(), level):
+            yield
+    finally:
+        for handler in outer:
+            logger.addHandler(handler)
 
 
-def _replace_handler(name: str, handler: logging.Handler, level: str) -> None:
-    for old in [h for h in logger.handlers if h.name == name]:
-        logger.removeHandler(old)
-        old.close()
-    handler.name = name
+@contextmanager
+def messages_in_file(path: Path) -> Iterator[None]:
+    """Write every message, debugging ones too, to the end of a file while a block runs.
+
+    So is the traceback of an error that ends the block.
+    """
+    with _handler(logging.FileHandler(path, encoding="utf-8"), "DEBUG") as handler:
+        try:
+            yield
+        except BaseException:
+            record = logger.makeRecord(
+                logger.name, logging.ERROR, "", 0, traceback.format_exc(), (), None
+            )
+            handler.emit(record)
+            raise
+
+
+@contextmanager
+def _handler(handler: logging.Handler, level: str) -> Iterator[logging.Handler]:
+    before = logger.level, logger.propagate
     handler.setLevel(level)
     handler.setFormatter(_OneLine())
     logger.addHandler(handler)
     logger.setLevel("DEBUG")
     logger.propagate = False
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

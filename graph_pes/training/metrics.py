@@ -195,15 +195,37 @@ def summed_over_processes(total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return total, count
     W = torch.distributed.get_world_size()
+    # NCCL only sums tensors on GPUs; a process without any label has its zeros on the CPU.
+    on_gpu = torch.distributed.get_backend() == "nccl"
     both = torch.stack([total.detach().double(), count.double()])
+    both = both.to(torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu")
     torch.distributed.all_reduce(both)
+    both = both.to(total.device)
     others = both[0].to(total.dtype) - total.detach()
     own = total + (W - 1) * (total - total.detach())
     return own + others, both[1]
 
 
+#: From sum and count of one process to those of several.
+Reduction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
 class Accumulator:
-    """Sum and count of a metric over the batches of a data set, in double precision."""
+    """Sum and count of a metric over the batches of a data set, in double precision.
+
+    Parameters
+    ----------
+    metric
+        The metric.
+
+    Examples
+    --------
+    >>> rmse = Accumulator(RMSE())
+    >>> rmse.update(torch.tensor([1.0, 2.0]), torch.tensor([1.0, torch.nan]))
+    >>> rmse.update(torch.tensor([3.0]), torch.tensor([1.0]))
+    >>> round(rmse.compute().item(), 3)
+    1.414
+    """
 
     def __init__(self, metric: Metric):
         self.metric = metric
@@ -219,8 +241,16 @@ class Accumulator:
         total, count = masked_sum(self.metric, input.detach(), target)
         self.total, self.count = self.total + total.double(), self.count + count
 
-    def compute(self) -> Tensor | None:
-        """The metric over everything added, on all processes; None if there was no label."""
+    def compute(self, reduce: Reduction | None = None) -> Tensor | None:
+        """The metric over everything added; None if there was no label.
+
+        Parameters
+        ----------
+        reduce
+            What adds up total and count over processes, such as `summed_over_processes`; by
+            default only what this process has added counts.
+        """
         total, count = torch.as_tensor(self.total).double(), torch.as_tensor(self.count)
-        total, count = summed_over_processes(total, count)
+        if reduce is not None:
+            total, count = reduce(total, count)
         return self.metric.finish(total / count) if count > 0 else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,22 +14,39 @@ from graph_pes.models.base import GraphPropertyModel
 
 
 def _find(name: str | type, module: Any, base: tuple[type, ...], kind: str) -> type:
-    if isinstance(name, type):
-        found, known = name, []
-    else:
-        known = [
-            key
-            for key, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, base) and not key.startswith("_")
-        ]
-        found = getattr(module, name, None)
+    known = [
+        key
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value not in base
+    ]
+    found = name if isinstance(name, type) else vars(module).get(name if name in known else "")
     if not (isinstance(found, type) and issubclass(found, base)):
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"Unknown {kind} {name!r}: expected the name of one in {module.__name__}, or a class.{hint}"
+            f"Unknown {kind} {name!r}: expected the name of one in {module.__name__}, or a class."
+            f"{hint}"
         )
     return found
+
+
+def _check_arguments(cls: type, arguments: Iterable[str]) -> None:
+    """Refuse arguments that a class does not take, naming the nearest that it does.
+
+    Raises
+    ------
+    TypeError
+        If there is one.
+    """
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[2:]  # type: ignore[misc]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{cls.__name__} takes no argument {name!r}, but {known}.{hint}")
 
 
 class Optimizer:
@@ -59,12 +78,13 @@ class Optimizer:
     def __init__(self, name: str | type[torch.optim.Optimizer], **kwargs: Any):
         self.optimizer_class = _find(name, torch.optim, (torch.optim.Optimizer,), "optimizer")
         self.kwargs = kwargs
+        _check_arguments(self.optimizer_class, kwargs)
         self.optimizer_class([nn.Parameter(torch.zeros(1, 1))], **kwargs)
 
     def __call__(self, model: GraphPropertyModel) -> torch.optim.Optimizer:
         """The optimizer of a model."""
         exempt = {id(p) for p in model.non_decayable_parameters()}
-        groups = [
+        groups: list[dict[str, Any]] = [
             {
                 "name": "non-decayable",
                 "params": [p for p in model.parameters() if id(p) in exempt],
@@ -108,6 +128,7 @@ class LRScheduler:
             "learning-rate scheduler",
         )
         self.kwargs = kwargs
+        _check_arguments(self.scheduler_class, kwargs)
         self(torch.optim.Adam([nn.Parameter(torch.zeros(1, 1))]))
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> Any:

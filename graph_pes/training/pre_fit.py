@@ -59,5 +59,6 @@ def with_auto_offset(
     offset = LearnableOffset(**{SYMBOLS[Z]: float(mean) for Z, mean in means.items()})
     logger.info("Offset fitted between the model and the data: %s", offset)
     if isinstance(model, AdditionModel) and "auto_offset" not in model.models:
-        return AdditionModel(**dict(model.models.items()), auto_offset=offset)
+        parts: dict[str, GraphPESModel] = dict(model.models.items())  # type: ignore[arg-type]
+        return AdditionModel(**parts, auto_offset=offset)
     return AdditionModel(base=model, auto_offset=offset)

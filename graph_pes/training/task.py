@@ -18,7 +18,7 @@ from graph_pes.models.base import GraphPropertyModel
 
 from .callbacks import VALIDATION_LOSS
 from .evaluation import MetricSet, predict_labels, standard_metrics
-from .loss import Loss, TotalLoss, TotalLossResult
+from .loss import Loss, PerAtomEnergyLoss, PropertyLoss, TotalLoss, TotalLossResult
 from .messages import logger
 from .metrics import Metric, summed_over_processes
 from .opt import LRScheduler, Optimizer
@@ -57,11 +57,14 @@ class TrainingTask(pl.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        self.model: GraphPropertyModel
+        self.total_loss: TotalLoss
         self.model, self.total_loss = model, loss
         self._optimizer, self._scheduler, self._seed = optimizer, scheduler, seed
         self._metrics = MetricSet(standard_metrics(sorted(model.predictable_properties)))
-        exact = [x for x in loss.losses if isinstance(getattr(x, "metric", None), Metric)]
-        self._exact_losses = MetricSet(exact)
+        kinds = (PropertyLoss, PerAtomEnergyLoss)
+        known = [x for x in loss.losses if isinstance(x, kinds)]
+        self._exact_losses = MetricSet([x for x in known if isinstance(x.metric, Metric)])
         self._other_losses: dict[str, list[Tensor]] = {}
 
     # --- steps ---
@@ -109,7 +112,7 @@ class TrainingTask(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole validation set."""
-        losses = self._exact_losses.compute()
+        losses = self._exact_losses.compute(summed_over_processes)
         for name, values in self._other_losses.items():
             total, count = summed_over_processes(*torch.stack(values).sum(0))
             losses[name] = float(total / count)
@@ -123,7 +126,7 @@ class TrainingTask(pl.LightningModule):
         weighted = {name: weights[name] * value for name, value in losses.items()}
         logged = {f"valid/loss/{name}_weighted": value for name, value in weighted.items()}
         self.log_dict({**logged, VALIDATION_LOSS: sum(weighted.values())})
-        metrics = {**self._metrics.compute(), **losses}
+        metrics = {**self._metrics.compute(summed_over_processes), **losses}
         self.log_dict({f"valid/metrics/{name}": v for name, v in metrics.items()}, prog_bar=True)
 
     # --- hooks ---
