@@ -31,6 +31,11 @@ def _check_components(kind: str, models: Mapping[str, GraphPropertyModel], base:
     if not models:
         raise ValueError(f"{kind}: expected at least one model, got none")
     for name, model in models.items():
+        if not name or "." in name or hasattr(nn.ModuleDict, name):
+            raise ValueError(
+                f"{kind}: a component can't be named {name!r}: expected a name without dots that "
+                "is not one of an attribute of torch modules, such as 'train' or 'type'"
+            )
         if not isinstance(model, base):
             raise TypeError(
                 f"{kind}: expected {name!r} to be a {base.__name__}, got {type(model).__name__}"
@@ -59,7 +64,7 @@ class AdditionModel(GraphPESModel):
     TypeError
         If a component is not a `GraphPESModel`.
     ValueError
-        If there are none, or if only some of them predict forces, stress or virial directly,
+        If there are none, if a name can't be that of a component, or if only some of them predict forces, stress or virial directly,
         which could not be added to what follows from the energy of the others. A component
         without a cutoff (an offset) has none of these and goes with any other.
 

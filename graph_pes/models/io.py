@@ -144,7 +144,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     with open(path, "rb") as file:
         contents = _unpacked(file, name)
     number = contents.get("graph_pes_model") if isinstance(contents, dict) else None
-    if type(number) is not int:
+    if type(number) is not int or number < 1:
         raise ModelFileError(f"{name} is not a model file of graph-pes")
     if number > FORMAT:
         raise ModelFileError(

@@ -279,6 +279,9 @@ def test_wrong_parts(kind: type) -> None:
         kind()
     with pytest.raises(TypeError, match=r"expected 'head' to be a Graph.*Model, got Linear"):
         kind(head=torch.nn.Linear(1, 1))
+    for name in ("a.b", "", "double", "values", "forward"):
+        with pytest.raises(ValueError, match=f"a component can't be named '{name}'"):
+            kind(**{name: Morse()})
     other = FixedTensorOffset(H=[1.0]) if kind is AdditionModel else Morse()
     with pytest.raises(TypeError, match=f"expected 'other' to be .*, got {type(other).__name__}"):
         kind(other=other)
