@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import ase.build
 import torch
+
 from graph_pes.atomic_graph import AtomicGraph, to_batch
 from graph_pes.models import PaiNN, SchNet
 
