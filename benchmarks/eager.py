@@ -41,7 +41,8 @@ class Worker:
         assert self._ask(json.dumps(task)) == "ready"
 
     def _ask(self, line: str) -> str:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         return self.process.stdout.readline().strip()
