@@ -175,6 +175,8 @@ def best_checkpoint(folder: Path | None) -> ModelCheckpoint:
         mode="min",
         save_top_k=1,
         save_weights_only=True,
+        # Then, because averages are in place of the weights.
+        save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
 

@@ -24,6 +24,7 @@ from graph_pes.nn.scaling import LocalEnergiesScaler
 from graph_pes.periodic_table import SYMBOLS
 
 from .averaging import EMA, VerboseSWACallback, WeightAveraging
+from .config_files import nearest
 from .messages import logger
 
 __all__ = [
@@ -177,6 +178,23 @@ class EarlyStoppingWithLogging(EarlyStopping):
 
     def __init__(self, monitor: str, patience: int, min_delta: float = 0.0, **kwargs: Any):
         super().__init__(monitor, min_delta, patience, **kwargs)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look whether there is such a metric, and then at its value.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        known = trainer.callback_metrics
+        if not trainer.sanity_checking and self.monitor not in known:
+            raise ValueError(
+                f"early_stopping/monitor: there is no metric {self.monitor!r}"
+                f"{nearest(self.monitor, known)} Expected one of "
+                f"{sorted(key for key in known if key.startswith('valid/'))}"
+            )
+        super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the state after the last validation."""

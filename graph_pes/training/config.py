@@ -325,7 +325,10 @@ def parse_loss(loss: Any) -> TotalLoss:
             f"loss: expected losses such as +PerAtomEnergyLoss(), got {wrong[0]!r} "
             f"({type(wrong[0]).__name__})"
         )
-    return TotalLoss(terms)
+    try:
+        return TotalLoss(terms)
+    except ValueError as error:
+        raise ConfigError(f"loss: {error}") from error
 
 
 def parse_dataset(value: Any, cutoff: float, where: str) -> GraphDataset:

@@ -26,6 +26,8 @@ class _Loader(yaml.SafeLoader):
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             line = key_node.start_mark.line + 1
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError(
                     f"{node.start_mark.name}, line {line}: a key should be a single word or "
@@ -35,7 +37,7 @@ class _Loader(yaml.SafeLoader):
                 # NO is nitric oxide and No is nobelium: a key is never a truth value.
                 key_node.tag = "tag:yaml.org,2002:str"
             key = self.construct_object(key_node, deep=True)
-            if key != "<<" and key in seen:
+            if key in seen:
                 raise ConfigError(
                     f"{node.start_mark.name}: the key {key!r} is given twice, in lines {seen[key]} "
                     f"and {line}"
@@ -258,9 +260,16 @@ def check_keys(config: Mapping[str, Any], known: Iterable[str], where: str) -> N
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint with the known word that is most like a given one."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {close[0]!r}?" if close else "."
+    """A hint with the known word that is most like a given one, whatever the case.
+
+    Examples
+    --------
+    >>> nearest("adamw", ["Adam", "AdamW"])
+    ": did you mean 'AdamW'?"
+    """
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f": did you mean {by_lower[close[0]]!r}?" if close else "."
 
 
 def write_yaml(value: Any, path: str | os.PathLike[str]) -> None:

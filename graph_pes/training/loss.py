@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, PropertyKey, divide_per_atom
 from graph_pes.models.base import GraphPropertyModel
 
+from .config_files import nearest
 from .metrics import (
     MAE,
     MSE,
@@ -137,7 +138,10 @@ class PropertyLoss(_MetricLoss):
         weight: float = 1.0,
     ):
         if property not in PROPERTIES:
-            raise ValueError(f"Unknown property {property!r}: expected one of {sorted(PROPERTIES)}")
+            raise ValueError(
+                f"unknown property {property!r}{nearest(property, PROPERTIES)} Expected one of "
+                f"{sorted(PROPERTIES)}"
+            )
         super().__init__(metric, weight, is_per_atom=PROPERTIES[property].per == "atom")
         self.key = property
 

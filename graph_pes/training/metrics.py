@@ -17,7 +17,6 @@ ScaleFreeHuber Huber(e; δ) / δ      m
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -25,6 +24,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .config_files import nearest
 
 
 class Metric(nn.Module, ABC):
@@ -156,16 +157,17 @@ def parse_metric(metric: str | AnyMetric | None) -> AnyMetric:
     if not isinstance(metric, str):
         return metric
     if metric not in _BY_NAME:
-        close = difflib.get_close_matches(metric.upper(), _BY_NAME, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"Unknown metric {metric!r}: expected one of {list(_BY_NAME)}.{hint}")
+        raise ValueError(
+            f"unknown metric {metric!r}{nearest(metric, _BY_NAME)} Expected one of "
+            f"{list(_BY_NAME)}, or a function"
+        )
     return _BY_NAME[metric]()
 
 
 def metric_name(metric: AnyMetric) -> str:
     """Name of a metric as it appears in logs."""
     name = getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__)
-    return str(name).lower().replace("loss", "")
+    return str(name).lower().removesuffix("loss").rstrip("_")
 
 
 def masked_sum(metric: Metric, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,8 @@ def _check(value: Any, where: str) -> None:
     """Look up all names, and compare the names of arguments with those that are taken."""
     if isinstance(value, Mapping):
         call = _call(value)
-        if call is not None and isinstance(call[1], Mapping):
+        # {+freeze: {+load_model: ...}} calls with one value that is made first.
+        if call is not None and isinstance(call[1], Mapping) and _call(call[1]) is None:
             _check_arguments(find(call[0], where), call[1], f"{where}{call[0]}/")
         for key, inner in value.items():
             _check(key, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from typing import Any
@@ -12,20 +11,20 @@ from torch import nn
 
 from graph_pes.models.base import GraphPropertyModel
 
+from .config_files import nearest
 
-def _find(name: str | type, module: Any, base: tuple[type, ...], kind: str) -> type:
+
+def _find(name: str | type, module: Any, base: type, kind: str) -> type:
     known = [
         key
         for key, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, base) and value not in base
+        if isinstance(value, type) and issubclass(value, base) and value is not base
     ]
     found = name if isinstance(name, type) else vars(module).get(name if name in known else "")
     if not (isinstance(found, type) and issubclass(found, base)):
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"Unknown {kind} {name!r}: expected the name of one in {module.__name__}, or a class."
-            f"{hint}"
+            f"unknown {kind} {name!r}{nearest(str(name), known)} Expected the name of one in "
+            f"{module.__name__}, or a class"
         )
     return found
 
@@ -44,9 +43,10 @@ def _check_arguments(cls: type, arguments: Iterable[str]) -> None:
     known = [parameter.name for parameter in parameters]
     for name in arguments:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{cls.__name__} takes no argument {name!r}, but {known}.{hint}")
+            raise TypeError(
+                f"{cls.__name__} takes no argument {name!r}{nearest(name, known)} "
+                f"Known arguments: {known}"
+            )
 
 
 class Optimizer:
@@ -76,13 +76,21 @@ class Optimizer:
     """
 
     def __init__(self, name: str | type[torch.optim.Optimizer], **kwargs: Any):
-        self.optimizer_class = _find(name, torch.optim, (torch.optim.Optimizer,), "optimizer")
+        self.optimizer_class = _find(name, torch.optim, torch.optim.Optimizer, "optimizer")
         self.kwargs = kwargs
         _check_arguments(self.optimizer_class, kwargs)
         self.optimizer_class([nn.Parameter(torch.zeros(1, 1))], **kwargs)
 
     def __call__(self, model: GraphPropertyModel) -> torch.optim.Optimizer:
-        """The optimizer of a model."""
+        """The optimizer of a model.
+
+        Raises
+        ------
+        ValueError
+            If the model has nothing to train.
+        """
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(f"{type(model).__name__} has no parameters to train")
         exempt = {id(p) for p in model.non_decayable_parameters()}
         groups: list[dict[str, Any]] = [
             {
@@ -93,8 +101,6 @@ class Optimizer:
             {"name": "normal", "params": [p for p in model.parameters() if id(p) not in exempt]},
         ]
         groups = [group for group in groups if group["params"]]
-        if not groups:
-            raise ValueError(f"{type(model).__name__} has no parameters to train")
         return self.optimizer_class(groups, **self.kwargs)
 
     def __repr__(self) -> str:
@@ -124,7 +130,7 @@ class LRScheduler:
         self.scheduler_class = _find(
             name,
             torch.optim.lr_scheduler,
-            (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau),
+            torch.optim.lr_scheduler.LRScheduler,
             "learning-rate scheduler",
         )
         self.kwargs = kwargs
