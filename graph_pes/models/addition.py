@@ -64,9 +64,10 @@ class AdditionModel(GraphPESModel):
     TypeError
         If a component is not a `GraphPESModel`.
     ValueError
-        If there are none, if a name can't be that of a component, or if only some of them predict forces, stress or virial directly,
-        which could not be added to what follows from the energy of the others. A component
-        without a cutoff (an offset) has none of these and goes with any other.
+        If there are none, if a name can't be that of a component, or if only some of them
+        predict forces, stress or virial directly, which could not be added to what follows from
+        the energy of the others. A component without a cutoff (an offset) has none of these and
+        goes with any other.
 
     Examples
     --------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from abc import ABC, ABCMeta, abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -24,6 +23,7 @@ from graph_pes.nn.float64 import Float64Tensors
 from graph_pes.nn.per_element import PerElementParameter
 from graph_pes.periodic_table import symbols_of
 
+from .arguments import RecordsArguments
 from .derivatives import (
     checked_volumes,
     energy_and_derivatives,
@@ -39,31 +39,6 @@ if TYPE_CHECKING:
 DERIVED_FROM_ENERGY = ("energy", "forces", "stress", "virial")
 
 
-class _RecordsArguments(ABCMeta):
-    """Remembers the arguments a model was made with: they are its configuration in files."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        as_given, as_given_by_name = _copied(args), _copied(kwargs)
-        model = super().__call__(*args, **kwargs)
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-        bound = signature.bind(model, *as_given, **as_given_by_name)
-        bound.apply_defaults()
-        first, *_ = bound.arguments  # self
-        model.__dict__["constructor_arguments"] = {
-            key: value for key, value in bound.arguments.items() if key != first
-        }
-        return model
-
-
-def _copied(value: Any) -> Any:
-    """Copies of containers, which might be changed later; what they hold is not copied."""
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_copied(item) for item in value)
-    return value
-
-
 @runtime_checkable
 class _PreFitted(Protocol):
     def pre_fit(self, graphs: AtomicGraph) -> None: ...
@@ -74,7 +49,7 @@ class _ExemptFromDecay(Protocol):
     def non_decayable_parameters(self) -> list[nn.Parameter]: ...
 
 
-class GraphPropertyModel(Float64Tensors, ABC, metaclass=_RecordsArguments):
+class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
     """Maps graphs to properties.
 
     Parameters

@@ -37,4 +37,6 @@ class Float64Tensors(nn.Module):
             tensor = getattr(self, name)
             if tensor.dtype != torch.float64:  # cast: only follow it to the new device
                 tensor.data = original.to(tensor.device)
+                if tensor.grad is not None:
+                    tensor.grad = tensor.grad.double()
         return self

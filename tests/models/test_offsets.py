@@ -118,6 +118,16 @@ def test_optimiser_steps_are_not_rounded() -> None:
     assert model.offsets["H"].item() == pytest.approx(ENERGIES["H"] - 2e-9, abs=1e-14)
 
 
+def test_gradients_follow_the_precision_of_offsets() -> None:
+    """A model that is cast between a backward pass and a step of an optimiser."""
+    model = LearnableOffset(**ENERGIES)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.5)
+    model.predict_energy(labelled(molecule("H2"))).backward()
+    model.to(torch.float32)
+    optimiser.step()
+    assert model.offsets["H"].item() == pytest.approx(ENERGIES["H"] - 0.5, abs=1e-7)
+
+
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_large_energies_are_not_rounded(mode: str) -> None:
     """1e5 eV, which single precision would round to 0.008 eV."""

@@ -12,7 +12,7 @@ from ase.calculators.lj import LennardJones as ASELennardJones
 from hypothesis import given
 from torch import Tensor
 
-from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.atomic_graph import AtomicGraph, neighbour_vectors, to_batch
 from graph_pes.models import (
     AdditionModel,
     FixedOffset,
@@ -125,6 +125,26 @@ def test_triplets_that_were_found_before(length: float, three_body_cutoff: float
     model = UnitConverter(scaled, 1.0, length).eval()
     graph = to_batch([graph_of(silicon, 4.0)], three_body_cutoff)
     assert_same(model.predict(graph, PROPERTIES), plain.predict(graph, PROPERTIES))
+
+
+class Spy(GraphPESModel):
+    """Remembers the graph that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(0.4, ["local_energies"])
+
+    def forward(self, graph: AtomicGraph) -> dict[str, Tensor]:
+        self.seen = graph
+        return {"local_energies": 0 * graph.R.sum(-1)}
+
+
+def test_all_lengths_are_in_units_of_the_model() -> None:
+    spy, graph = Spy(), graph_of(bulk("Cu"), 4.0)
+    UnitConverter(spy, 1.0, NM).predict_energy(graph)
+    torch.testing.assert_close(spy.seen.R, graph.R / NM)
+    torch.testing.assert_close(spy.seen.cell[0], graph.cell / NM)
+    torch.testing.assert_close(neighbour_vectors(spy.seen), neighbour_vectors(graph) / NM)
+    assert spy.seen.cutoff == pytest.approx(0.4)
 
 
 class Direct(GraphPESModel):

@@ -74,6 +74,21 @@ def test_undetermined_compositions_are_mentioned(caplog: pytest.LogCaptureFixtur
     assert 2 * fit.means[1] + fit.means[8] == pytest.approx(energies[0].item())
 
 
+@pytest.mark.parametrize("columns", [(), (2,)])
+def test_known_contributions(columns: tuple[int, ...]) -> None:
+    """Two molecules do not determine three elements, but they do determine two."""
+    batch, energies = batch_of(("H2O", "CH4"))
+    values = energies.view(-1, *(1 for _ in columns)).expand(-1, *columns)
+    known = {1: torch.full(columns, ENERGIES["H"]), 3: torch.full(columns, 7.0)}
+    fit = fit_per_element(values, batch, known=known)
+    assert fit.means.keys() == fit.variances.keys() == {6, 8}
+    for Z, symbol in ((6, "C"), (8, "O")):
+        expected = torch.full(columns, ENERGIES[symbol], dtype=torch.float64)
+        torch.testing.assert_close(fit.means[Z], expected, rtol=2e-5, atol=0)
+    known |= {6: torch.zeros(columns), 8: torch.zeros(columns)}
+    assert fit_per_element(values, batch, known=known).means == {}
+
+
 def test_atomic_values() -> None:
     batch, _ = batch_of(("H2O", "CH4"))
     values = batch.Z[:, None] * torch.tensor([1.0, -2.0])
