@@ -54,8 +54,10 @@ class Interaction(nn.Module):
         """From s (N, C), v (N, 3, C), basis (E, B + 1), directions (E, 3): changes of s and v."""
         # The last basis function is the envelope itself, which multiplies the bias.
         weight = torch.cat([self.filters.weight, self.filters.bias[:, None]], dim=1)
-        x = index_over_neighbours(self.phi(s), graph) * (basis @ weight.T)  # (E, 2 or 3 C)
-        ds, *x_v = x.chunk(self.n_filters, dim=-1)
+        parts = zip(
+            self.phi(s).chunk(self.n_filters, -1), weight.chunk(self.n_filters), strict=True
+        )
+        ds, *x_v = (index_over_neighbours(phi, graph) * (basis @ W.T) for phi, W in parts)  # (E, C)
         dv = x_v[0].unsqueeze(1) * directions.unsqueeze(2)  # (E, 3, C)
         if v is not None:
             dv = torch.addcmul(dv, x_v[1].unsqueeze(1), index_over_neighbours(v, graph))

@@ -108,7 +108,7 @@ class SchNet(GraphPESModel):
         vectors, (i, j) = neighbour_vectors(graph), graph.neighbour_list
         pairs = undirected_edges(graph)
         if pairs is not None:
-            vectors, i, j = vectors[pairs], i[pairs], j[pairs]
+            vectors, i, j = (x.index_select(0, pairs) for x in (vectors, i, j))
         r = safe_norm(vectors).unsqueeze(-1)  # (P, 1)
         basis, envelope = self.radial(r), self.envelope(r)
         h = self.embedding(graph.Z)
