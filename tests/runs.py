@@ -124,7 +124,9 @@ def column(folder: Path, name: str) -> list[float]:
     return [row[name] for row in logged(folder) if name in row]
 
 
-def with_labels(structures: Sequence[ase.Atoms], change: Callable[[int, ase.Atoms], None], path: Path) -> Path:
+def with_labels(
+    structures: Sequence[ase.Atoms], change: Callable[[int, ase.Atoms], None], path: Path
+) -> Path:
     """Write structures after changing each of them."""
     copies = []
     for n, structure in enumerate(structures):

@@ -19,6 +19,8 @@ def resume(folder: Path) -> None:
     ------
     ConfigError
         If it is not the folder of a run, or no epoch was completed.
+    ValueError
+        If the checkpoint is damaged.
     """
     config = read_train_config(folder)
     checkpoint = folder / LAST_CHECKPOINT

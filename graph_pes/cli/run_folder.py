@@ -17,6 +17,8 @@ LOG_FILE = "rank-0.log"
 SUMMARY_FILE = "summary.yaml"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
+_COUNTS = {"step", "epoch"}
+
 _CONTENTS = """Output of this run is in
     {folder}
         rank-0.log           messages, debugging ones too
@@ -58,6 +60,8 @@ def read_train_config(folder: Path) -> dict[str, Any]:
         If there is none.
     """
     path = folder / CONFIG_FILE
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}")
     if not path.is_file():
         raise ConfigError(f"{folder} is not the folder of a training run: it has no {CONFIG_FILE}")
     return read_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -70,7 +74,10 @@ def last_logged(folder: Path) -> dict[str, float]:
     for path in sorted(files, key=lambda p: int(p.parent.name.rpartition("_")[2])):
         with open(path, newline="", encoding="utf-8") as f:
             for row in csv.DictReader(f):
-                values.update({key: float(value) for key, value in row.items() if value})
+                last = {key: float(value) for key, value in row.items() if value}
+                # The number of parameters is logged at step 0, also when a run is resumed.
+                counts = {key: max(last[key], values.get(key, 0.0)) for key in _COUNTS & set(last)}
+                values.update({**last, **counts})
     return values
 
 

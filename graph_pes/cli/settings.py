@@ -99,7 +99,18 @@ def run_command(command: Callable[[], object]) -> None:
     with messages_on_terminal("INFO"):
         try:
             command()
+        except torch.OutOfMemoryError as error:
+            logger.error("%s. A smaller batch_size in loader_kwargs needs less memory.", error)
+            sys.exit(1)
         except MISTAKES as error:
             logger.debug("%s", traceback.format_exc())
-            logger.error("%s", error)
+            logger.error("%s", _message(error))
             sys.exit(1)
+
+
+def _message(error: BaseException) -> str:
+    """What is wrong; without the traceback that torch adds to errors in a loader's worker."""
+    text, name = str(error), f"{type(error).__name__}: "
+    if "Original Traceback" in text and name in text:
+        text = text[text.rindex(name) + len(name) :]
+    return text.strip()

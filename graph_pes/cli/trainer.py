@@ -35,7 +35,7 @@ from graph_pes.training.callbacks import (
     WandbLogger,
     WeightAveraging,
 )
-from graph_pes.training.checkpoints import AtomicCheckpointIO
+from graph_pes.training.checkpoints import AtomicCheckpointIO, FolderCheckpoint
 from graph_pes.training.config import FittingConfig, TrainingConfig
 from graph_pes.training.messages import logger
 
@@ -168,7 +168,7 @@ def _early_stopping(fitting: FittingConfig) -> list[pl.Callback]:
 
 def best_checkpoint(folder: Path | None) -> ModelCheckpoint:
     """Keeps the weights with the lowest validation loss."""
-    return ModelCheckpoint(
+    return FolderCheckpoint(
         dirpath=folder and folder / "checkpoints",
         monitor=VALIDATION_LOSS,
         filename="best",
@@ -183,7 +183,7 @@ def best_checkpoint(folder: Path | None) -> ModelCheckpoint:
 
 def last_checkpoint(folder: Path | None) -> ModelCheckpoint:
     """Keeps everything needed to go on, at the end of each epoch."""
-    return ModelCheckpoint(
+    return FolderCheckpoint(
         dirpath=folder and folder / "checkpoints",
         filename="last",
         save_top_k=1,

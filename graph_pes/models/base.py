@@ -65,7 +65,8 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
     Raises
     ------
     ValueError
-        If a property is not in `PROPERTIES`, the table of what properties are.
+        If a property is not in `PROPERTIES`, the table of what properties are, or the cutoff is
+        negative.
     """
 
     cutoff: Tensor
@@ -86,6 +87,8 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
                 f"graph_pes.atomic_graph.PROPERTIES[{undeclared[0]!r}] = "
                 "Property('atom' or 'structure', shape, unit)"
             )
+        if not float(cutoff) >= 0:
+            raise ValueError(f"{type(self).__name__}: expected a cutoff in Å, got {cutoff}")
         self.register_float64_buffer("cutoff", torch.tensor(float(cutoff), dtype=torch.float64))
         self.register_float64_buffer(
             "three_body_cutoff", torch.tensor(float(three_body_cutoff or 0), dtype=torch.float64)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from graph_pes.files import atomic_write
@@ -36,6 +37,22 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:  # noqa: D102
         Path(path).unlink(missing_ok=True)
+
+
+class FolderCheckpoint(ModelCheckpoint):
+    """Keeps checkpoints in a folder, which may be moved before training goes on."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
+        before, now = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, str) and value.startswith(before):
+                return now + value.removeprefix(before)
+            if isinstance(value, dict):
+                return {moved(key): inner for key, inner in value.items()}
+            return value
+
+        super().load_state_dict({key: moved(value) for key, value in state_dict.items()})
 
 
 def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:

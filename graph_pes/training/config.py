@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import dacite
 import dacite.exceptions
+import dacite.types
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
@@ -238,7 +239,32 @@ def instantiate(config: Mapping[str, Any], schema: type[Schema]) -> Schema:
     """
     known = {f.name for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
     objects = make_objects({key: value for key, value in config.items() if key in known})
-    return typed(objects, schema)
+    made = typed(objects, schema)
+    if isinstance(made, TrainingConfig):
+        trainer_types = typing.get_type_hints(pl.Trainer.__init__)
+        _check_types(made.fitting.trainer_kwargs, trainer_types, "fitting/trainer_kwargs/")
+        _check_types(made.fitting.loader_kwargs, _LOADER_TYPES, "fitting/loader_kwargs/")
+    if isinstance(made, TestingConfig):
+        _check_types(made.loader_kwargs, _LOADER_TYPES, "loader_kwargs/")
+    return made
+
+
+_LOADER_TYPES = {
+    "batch_size": int,
+    "num_workers": int,
+    "persistent_workers": bool,
+    "pin_memory": bool,
+    "drop_last": bool,
+}
+
+
+def _check_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
+    for key, value in values.items():
+        if key in hints and not dacite.types.is_instance(value, hints[key]):
+            raise ConfigError(
+                f"{where}{key}: expected {_described(hints[key])}, got {value!r} "
+                f"({type(value).__name__})"
+            )
 
 
 def typed(values: Mapping[str, Any], schema: type[Schema], where: str = "") -> Schema:
@@ -281,8 +307,11 @@ def _described(hint: Any) -> str:
         float: "a number",
         bool: "true or false",
     }
-    members = [typing.get_origin(member) or member for member in _members(hint)]
-    return " or ".join(names.get(m) or str(getattr(m, "__name__", m)) for m in members)
+    members = _members(hint)
+    if len(members) > 1:
+        return " or ".join(map(_described, members))
+    kind = typing.get_origin(hint) or hint
+    return names.get(kind) or str(getattr(kind, "__name__", kind))
 
 
 # --- values that may be given in several ways ---------------------------------------------

@@ -38,7 +38,8 @@ def predict_labels(
         _check_stress_labels(graph, volume)
     predictions = model.predict(graph, sorted(wanted - {"stress"} | {"virial"}))
     V = torch.where(volume, get_cell_volume(graph), torch.inf).view(-1, 1, 1)
-    return {**predictions, "stress": -predictions["virial"] / V}
+    virial = predictions["virial"]
+    return {**predictions, "stress": -virial / V.to(virial.dtype)}
 
 
 def _check_stress_labels(graph: AtomicGraph, volume: Tensor) -> None:

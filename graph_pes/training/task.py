@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from graph_pes.atomic_graph import (
     AtomicGraph,
@@ -129,6 +131,14 @@ class TrainingTask(pl.LightningModule):
         metrics = {**self._metrics.compute(summed_over_processes), **losses}
         self.log_dict({f"valid/metrics/{name}": v for name, v in metrics.items()}, prog_bar=True)
 
+    def on_validation_end(self) -> None:
+        """Tell schedulers that look at the validation loss."""
+        if self.trainer.sanity_checking:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                config.scheduler.step(float(self.trainer.callback_metrics[VALIDATION_LOSS]))
+
     # --- hooks ---
 
     def on_train_epoch_start(self) -> None:
@@ -150,17 +160,8 @@ class TrainingTask(pl.LightningModule):
             return optimizer
         scheduler = self._scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "step", "frequency": 1}
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            config.update(monitor=VALIDATION_LOSS, strict=True)
-            every = self.trainer.check_val_every_n_epoch
-            if every:
-                config.update(interval="epoch", frequency=every)
-            elif isinstance(self.trainer.val_check_interval, int):
-                config.update(frequency=self.trainer.val_check_interval)
-            else:
-                raise ValueError(
-                    "ReduceLROnPlateau needs val_check_interval as a whole number of steps, got "
-                    f"{self.trainer.val_check_interval}"
-                )
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # Lightning only steps it at certain batches of an epoch: see on_validation_end.
+            config.update(frequency=sys.maxsize, monitor=VALIDATION_LOSS, strict=False)
         logger.debug("Learning-rate schedule: %s", config)
         return {"optimizer": optimizer, "lr_scheduler": config}

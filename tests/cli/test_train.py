@@ -325,9 +325,13 @@ def test_users_may_train_models_of_their_own(
         "        return {'local_energies': sum_over_neighbours(e, graph)}\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p not in ("", os.getcwd())])
+    monkeypatch.setattr(
+        "sys.path", [p for p in __import__("sys").path if p not in ("", os.getcwd())]
+    )
     folder = train(config(data_files, tmp_path, "model=+springs.Springs()"))
-    monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p not in ("", os.getcwd())])
+    monkeypatch.setattr(
+        "sys.path", [p for p in __import__("sys").path if p not in ("", os.getcwd())]
+    )
     monkeypatch.delitem(__import__("sys").modules, "springs")
     # the commands put the working directory on the path
     loaded = []

@@ -93,7 +93,9 @@ def test_exponential_moving_average(given: str, data_files: Path, tmp_path: Path
     recorder = Recorder()
     ema = "fitting/ema/decay=0.7" if given == "key" else "fitting/callbacks=[{+EMA: 0.7}]"
     folder = train(
-        config(data_files, tmp_path, ema, "fitting/trainer_kwargs/max_epochs=3", "fitting/keep=last"),
+        config(
+            data_files, tmp_path, ema, "fitting/trainer_kwargs/max_epochs=3", "fitting/keep=last"
+        ),
         callbacks=[recorder],
     )
     average = recorder.weights[0]

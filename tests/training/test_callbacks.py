@@ -143,9 +143,7 @@ def full_disk(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_leaves_the_previous_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_full_disk_leaves_the_previous_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "model.pt"
     save_model(LearnableOffset(H=-1.0), path, {"epoch": 3})
     before = path.read_bytes()

@@ -204,7 +204,9 @@ def test_variables_of_ones_own():
 
 
 def test_relative_references():
-    fitting = "fitting: {trainer_kwargs: {max_epochs: 7}, lr_warmup_steps: =./trainer_kwargs/max_epochs}"
+    fitting = (
+        "fitting: {trainer_kwargs: {max_epochs: 7}, lr_warmup_steps: =./trainer_kwargs/max_epochs}"
+    )
     assert made(fitting).fitting.lr_warmup_steps == 7
 
 
@@ -445,7 +447,9 @@ def test_optimizers_and_schedulers():
     assert isinstance(fitting.make_scheduler(), LRScheduler)
     assert [type(c) for c in fitting.callbacks] == [DumpModel, DumpModel]
     # the same as plain values
-    text = "fitting: {optimizer: {name: SGD, momentum: 0.9}, scheduler: {name: StepLR, step_size: 2}}"
+    text = (
+        "fitting: {optimizer: {name: SGD, momentum: 0.9}, scheduler: {name: StepLR, step_size: 2}}"
+    )
     fitting = made(text).fitting
     optimizer = fitting.make_optimizer()
     assert optimizer.optimizer_class is torch.optim.SGD

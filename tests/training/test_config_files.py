@@ -21,7 +21,11 @@ from graph_pes.training.config_files import (
 
 keys = st.text("abc", min_size=1, max_size=2)
 configs = st.recursive(
-    st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False) | st.text("xyz", max_size=3),
+    st.integers()
+    | st.booleans()
+    | st.none()
+    | st.floats(allow_nan=False)
+    | st.text("xyz", max_size=3),
     lambda inner: st.dictionaries(keys, inner, max_size=3) | st.lists(inner, max_size=2),
     max_leaves=8,
 )
@@ -251,7 +255,9 @@ def test_references_that_lead_nowhere(config: dict[str, Any], message: str):
 def test_the_nearest_key_is_named():
     known = ["optimizer", "scheduler", "swa"]
     check_keys({"swa": 1, "scheduler": 2}, known, "fitting/")
-    with pytest.raises(ConfigError, match="unknown key fitting/optimiser: did you mean 'optimizer'"):
+    with pytest.raises(
+        ConfigError, match="unknown key fitting/optimiser: did you mean 'optimizer'"
+    ):
         check_keys({"optimiser": 1}, known, "fitting/")
     with pytest.raises(ConfigError, match=r"unknown key fitting/xyz\. Known keys: \['optimizer'"):
         check_keys({"xyz": 1}, known, "fitting/")

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from graph_pes.models import AdditionModel, FixedOffset, LearnableOffset, LennardJones, PaiNN, freeze
+from graph_pes.models import (
+    AdditionModel,
+    FixedOffset,
+    LearnableOffset,
+    LennardJones,
+    PaiNN,
+    freeze,
+)
 from graph_pes.training.opt import LRScheduler, Optimizer
 from tests.runs import Recorder, config, train
 
@@ -63,7 +70,10 @@ def test_weight_decay_spares_energies_of_atoms_and_scales():
     assert groups["normal"]["weight_decay"] == 0.5
     exempt = {id(p) for p in groups["non-decayable"]["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in exempt}
-    assert {"models.offset.offsets.values", "models.many.scaler.per_element_scaling.values"} <= names
+    assert {
+        "models.offset.offsets.values",
+        "models.many.scaler.per_element_scaling.values",
+    } <= names
     assert sum(len(group["params"]) for group in groups.values()) == len(list(model.parameters()))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
@@ -107,7 +117,9 @@ def test_unknown_schedulers(name: str, message: str):
 
 
 def test_arguments_of_schedulers_are_checked_at_once():
-    with pytest.raises(TypeError, match="StepLR takes no argument 'step'.*did you mean 'step_size'"):
+    with pytest.raises(
+        TypeError, match="StepLR takes no argument 'step'.*did you mean 'step_size'"
+    ):
         LRScheduler("StepLR", step=1)
     with pytest.raises(TypeError, match="step_size"):
         LRScheduler("StepLR")
@@ -193,14 +205,15 @@ def test_plateau_within_epochs(data_files: Path, tmp_path: Path):
     )
     # validations after steps 3 and 6, the second of which is no improvement
     np.testing.assert_allclose(found, [*[1e-2] * 6, *[1e-3] * 2])
-    with pytest.raises(ValueError, match="ReduceLROnPlateau needs val_check_interval as a whole"):
-        rates(
-            data_files,
-            tmp_path,
-            "fitting/scheduler={name: ReduceLROnPlateau}",
-            "fitting/trainer_kwargs/check_val_every_n_epoch=null",
-            "fitting/trainer_kwargs/val_check_interval='00:00:01:00'",
-        )
+    # ... and after every step, but the patience of one
+    found = rates(
+        data_files,
+        tmp_path,
+        "fitting/scheduler={name: ReduceLROnPlateau, patience: 1, factor: 0.1, threshold: 10.0, threshold_mode: abs}",
+        "fitting/trainer_kwargs/val_check_interval=0.5",
+        epochs=2,
+    )
+    np.testing.assert_allclose(found, [1e-2, 1e-2, 1e-2, 1e-3])
 
 
 def test_gradients_are_clipped(data_files: Path, tmp_path: Path):
