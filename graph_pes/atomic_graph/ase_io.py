@@ -88,10 +88,20 @@ def graph_to_ase(graph: AtomicGraph) -> ase.Atoms:
 
 
 def stored_values(structure: ase.Atoms) -> dict[str, Any]:
-    """Labels by name; results of a calculator come before arrays, arrays before info."""
+    """Labels by name; results of a calculator come before arrays, arrays before info.
+
+    Results that a calculator holds for other positions are left out; those read from a file
+    are labels, which belong to the structure whatever was done to it.
+    """
+    from ase.calculators.calculator import Calculator
+    from ase.calculators.singlepoint import SinglePointCalculator
+
     values = {**structure.info, **structure.arrays}
-    if structure.calc is not None:
-        values.update(getattr(structure.calc, "results", {}))
+    calc = structure.calc
+    if isinstance(calc, SinglePointCalculator) or (
+        isinstance(calc, Calculator) and not calc.check_state(structure)
+    ):
+        values.update(calc.results)
     return {k: v for k, v in values.items() if v is not None and k not in ("numbers", "positions")}
 
 

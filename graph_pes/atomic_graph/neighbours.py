@@ -36,15 +36,24 @@ def neighbour_list(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple
     Raises
     ------
     ValueError
-        If positions are not finite, a periodic direction has no lattice vector, or the
-        lattice vectors are not independent.
+        If positions are not finite, two atoms are at the same place, a periodic direction
+        has no lattice vector, the lattice vectors are not independent, or the cutoff is
+        negative or not finite.
     """
+    if not 0 <= cutoff < float("inf"):
+        raise ValueError(f"expected a cutoff of at least 0 Å, got {cutoff}")
     cell = _checked_cell(R, cell, pbc)
     N = R.shape[0]
-    if N == 0 or cutoff <= 0:
+    if N == 0 or cutoff == 0:
         return R.new_zeros((2, 0), dtype=torch.long), R.new_zeros(0, 3)
     find = _vesin_on_device if R.is_cuda else _vesin_on_cpu
     i, j, offsets = find(R.detach().double(), cell.double(), pbc, float(cutoff))
+    lengths = (R[j] - R[i] + offsets.to(R.dtype) @ cell.to(R.dtype)).norm(dim=-1)
+    if (lengths == 0).any():
+        first = int((lengths == 0).nonzero()[0])
+        raise ValueError(
+            f"atoms {int(i[first])} and {int(j[first])} (or a periodic image) are at the same place"
+        )
     order = torch.argsort(i, stable=True)
     return torch.stack([i, j])[:, order], offsets[order].to(R.dtype)
 

@@ -120,6 +120,7 @@ def make_callbacks(
 ) -> list[pl.Callback]:
     """The callbacks of a configuration, those that a user gives among them."""
     fitting = settings.fitting
+    wanted = fitting.trainer_kwargs
     callbacks = list(user_callbacks)
 
     def add(callback: pl.Callback, unless: type | tuple[type, ...]) -> None:
@@ -130,12 +131,16 @@ def make_callbacks(
         callbacks.append(LRWarmup(fitting.lr_warmup_steps))
     for cls in (OffsetLogger, ScalesLogger, ModelTimer, SaveBestModel):
         add(cls(), cls)
-    add(_progress_bar(settings.general.progress), ProgressBar)
-    add(LearningRateMonitor(logging_interval="epoch"), LearningRateMonitor)
+    if wanted.get("enable_progress_bar", True):
+        add(_progress_bar(settings.general.progress), ProgressBar)
+    if wanted.get("logger", True) is not False:
+        add(LearningRateMonitor(logging_interval="epoch"), LearningRateMonitor)
     callbacks += _early_stopping(fitting)
-    add(best_checkpoint(folder), ModelCheckpoint)
-    if not any(isinstance(c, ModelCheckpoint) and c.filename == "last" for c in callbacks):
-        callbacks.append(last_checkpoint(folder))
+    if wanted.get("enable_checkpointing", True):
+        given = [c.filename for c in callbacks if isinstance(c, ModelCheckpoint)]
+        callbacks += [
+            c for c in (best_checkpoint(folder), last_checkpoint(folder)) if c.filename not in given
+        ]
     if fitting.swa is not None:
         swa = fitting.swa
         callbacks.append(VerboseSWACallback(swa.lr, swa.start, swa.anneal_epochs, swa.strategy))

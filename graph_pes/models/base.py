@@ -111,6 +111,10 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
 
     def _prepared(self, graph: AtomicGraph, properties: Sequence[PropertyKey]) -> AtomicGraph:
         """A batch of the edges this model needs, after checking what was asked for."""
+        if isinstance(properties, str):
+            raise TypeError(
+                f"expected a list of properties, such as [{properties!r}], got a string"
+            )
         known = self.predictable_properties
         unknown = [key for key in properties if key not in known]
         if unknown:

@@ -48,7 +48,9 @@ def freeze_any_matching(model: Model, patterns: str | Sequence[str]) -> Model:
 
 
 def freeze_all_except(model: Model, pattern: str | Sequence[str]) -> Model:
-    """Stop training of all parameters but those whose name starts with a match.
+    """Train the parameters whose name starts with a match, and no others.
+
+    Matching ones that were frozen before, in an earlier stage say, are trained again.
 
     Raises
     ------
@@ -57,8 +59,7 @@ def freeze_all_except(model: Model, pattern: str | Sequence[str]) -> Model:
     """
     kept = _matching_any(model, pattern)
     for name, parameter in model.named_parameters():
-        if name not in kept:
-            parameter.requires_grad_(False)
+        parameter.requires_grad_(name in kept)
     return model
 
 

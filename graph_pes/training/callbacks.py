@@ -107,16 +107,7 @@ class SaveBestModel(GraphPESCallback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         loss = trainer.callback_metrics.get(VALIDATION_LOSS)
-        if trainer.sanity_checking or loss is None:
-            return
-        if not torch.isfinite(loss):
-            logger.warning(
-                "The validation loss of epoch %d is %s: training has diverged. A lower learning "
-                "rate may help, or fitting/trainer_kwargs/gradient_clip_val.",
-                trainer.current_epoch + 1,
-                float(loss),
-            )
-        if not float(loss) < self.best_val_loss:
+        if trainer.sanity_checking or loss is None or not float(loss) < self.best_val_loss:
             return
         self.best_val_loss = float(loss)
         if self.root is not None:

@@ -123,8 +123,9 @@ def _read_argument(argument: str) -> dict[str, Any]:
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     """Deep merge of two configurations, in which the second wins.
 
-    A ``+Name`` object replaces another one rather than being merged with it. Items of a list
-    are reached by their number, counted from 0.
+    A ``+Name`` object replaces another one rather than being merged with it; plain keys and
+    values are arguments of the object that is there. Items of a list are reached by their
+    number, counted from 0.
 
     Raises
     ------
@@ -137,6 +138,8 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     {'a': {'x': 1, 'y': 3}}
     >>> merge({"model": {"+PaiNN": {"layers": 2}}}, {"model": {"+SchNet": {}}})
     {'model': {'+SchNet': {}}}
+    >>> merge({"optimizer": {"+Optimizer": {"name": "AdamW"}}}, {"optimizer": {"lr": 0.01}})
+    {'optimizer': {'+Optimizer': {'name': 'AdamW', 'lr': 0.01}}}
     >>> merge({"loss": ["+A()", "+B()"]}, {"loss": {"1": "+C()"}})
     {'loss': ['+A()', '+C()']}
     """
@@ -150,6 +153,10 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 def _merge_values(old: Any, new: Any, where: str) -> Any:
     if isinstance(old, Mapping) and isinstance(new, Mapping) and not _replaces(old, new):
         return merge(old, new)
+    if isinstance(old, Mapping) and len(old) == 1 and isinstance(new, Mapping) and new:
+        (name, arguments), *_ = old.items()
+        if str(name).startswith("+") and isinstance(arguments, Mapping) and not _has_object(new):
+            return {name: merge(arguments, new)}
     by_number = isinstance(new, Mapping) and new and all(str(key).isdigit() for key in new)
     if isinstance(old, list) and by_number:
         items = list(old)
@@ -167,6 +174,13 @@ def _merge_values(old: Any, new: Any, where: str) -> Any:
 def _replaces(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     names = [{str(k) for k in config if str(k).startswith("+")} for config in (old, new)]
     return bool(names[0] or names[1]) and names[0] != names[1]
+
+
+def _has_object(value: Any) -> bool:
+    """Whether a ``+Name``, or a reference, is in a value: named models, say, not arguments."""
+    if isinstance(value, Mapping):
+        return any(_has_object(key) or _has_object(v) for key, v in value.items())
+    return isinstance(value, str) and value.startswith(("+", "="))
 
 
 def fill_references(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:

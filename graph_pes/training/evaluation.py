@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graph_pes.atomic_graph import AtomicGraph, PropertyKey, get_cell_volume, label_mask
-from graph_pes.drivers import evaluation_mode
+from graph_pes.drivers.predict import check_elements, evaluation_mode
 from graph_pes.models.base import GraphPropertyModel
 from graph_pes.models.derivatives import has_volume
 
@@ -126,12 +126,14 @@ def evaluate(model: GraphPropertyModel, batches: Iterable[AtomicGraph]) -> dict[
     Raises
     ------
     ValueError
-        If there is no batch, or nothing that the model predicts is labelled.
+        If there is no batch, nothing that the model predicts is labelled, or the model was not
+        fitted to one of the elements.
     """
     known = model.predictable_properties
     metrics = MetricSet(standard_metrics(sorted(known)))
     with evaluation_mode(model):
         for batch in batches:
+            check_elements(model, batch.Z)
             graph = batch.to(model.device)
             metrics.update(graph, predict_labels(model, graph, known & set(graph.properties)))
     values = metrics.compute()

@@ -27,10 +27,45 @@ MODULES = (
 
 #: Dotted names of graph-pes 1 that configuration files may hold, and where they are now.
 MOVED = {
-    "graph_pes.models.components.distances": "graph_pes.nn.radial",
-    "graph_pes.models.components.aggregation": "graph_pes.nn.aggregation",
-    "graph_pes.models.components.scaling": "graph_pes.nn.scaling",
-    "graph_pes.utils.nn": "graph_pes.nn.mlp",
+    f"{old}.{name}": f"{new}.{name}"
+    for old, new, names in (
+        (
+            "graph_pes.models.components.distances",
+            "graph_pes.nn.radial",
+            "DistanceExpansion Bessel GaussianSmearing SinExpansion ExponentialRBF",
+        ),
+        (
+            "graph_pes.models.components.distances",
+            "graph_pes.nn.envelopes",
+            "Envelope PolynomialEnvelope CosineEnvelope SmoothOnsetEnvelope",
+        ),
+        (
+            "graph_pes.models.components.aggregation",
+            "graph_pes.nn.aggregation",
+            "NeighbourAggregation SumNeighbours MeanNeighbours ScaledSumNeighbours "
+            "VariancePreservingSumNeighbours",
+        ),
+        ("graph_pes.models.components.scaling", "graph_pes.nn.scaling", "LocalEnergiesScaler"),
+        ("graph_pes.utils.nn", "graph_pes.nn.mlp", "MLP ShiftedSoftplus"),
+        (
+            "graph_pes.utils.nn",
+            "graph_pes.nn.per_element",
+            "PerElementParameter PerElementEmbedding AtomicOneHot",
+        ),
+        (
+            "graph_pes.models.pairwise",
+            "graph_pes.models",
+            "PairPotential LennardJones LennardJonesMixture Morse SmoothedPairPotential "
+            "ZBLCoreRepulsion",
+        ),
+        (
+            "graph_pes.data.datasets",
+            "graph_pes.data",
+            "file_dataset load_atoms_dataset GraphDataset ConcatDataset DatasetCollection",
+        ),
+        ("graph_pes.data.ase_db", "graph_pes.data", "ASEDatabase"),
+    )
+    for name in names.split()
 }
 
 #: What a constructor raises if its arguments are wrong; anything else is a bug in it.
@@ -128,9 +163,7 @@ def find(name: str, where: str = "") -> Any:
         raise ConfigError(
             f"{where.rstrip('/')}: there is no object +{plain}{nearest(plain, _known(modules))}"
         )
-    for old, new in MOVED.items():
-        if plain.startswith(f"{old}."):
-            plain = f"{new}.{plain.removeprefix(f'{old}.')}"
+    plain = MOVED.get(plain, plain)
     try:
         return data2objects.process_data(f"+{plain}", modules)
     except ImportError as error:

@@ -91,6 +91,8 @@ class Optimizer:
         """
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(f"{type(model).__name__} has no parameters to train")
+        if self.optimizer_class is torch.optim.LBFGS:  # takes a single group, has no decay
+            return self.optimizer_class(model.parameters(), **self.kwargs)
         exempt = {id(p) for p in model.non_decayable_parameters()}
         groups: list[dict[str, Any]] = [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -126,6 +127,13 @@ class TrainingTask(pl.LightningModule):
                 "remove these terms from the loss"
             )
         weighted = {name: weights[name] * value for name, value in losses.items()}
+        if not math.isfinite(sum(weighted.values())):
+            raise ValueError(
+                f"training diverged: the validation loss is not finite in epoch "
+                f"{self.current_epoch + 1} ({losses}). Try a lower learning rate, gradient "
+                "clipping (fitting/trainer_kwargs/gradient_clip_val), or a higher precision "
+                "(general/torch/dtype)."
+            )
         logged = {f"valid/loss/{name}_weighted": value for name, value in weighted.items()}
         self.log_dict({**logged, VALIDATION_LOSS: sum(weighted.values())})
         metrics = {**self._metrics.compute(summed_over_processes), **losses}
@@ -137,7 +145,8 @@ class TrainingTask(pl.LightningModule):
             return
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau:
-                config.scheduler.step(float(self.trainer.callback_metrics[VALIDATION_LOSS]))
+                loss = self.trainer.callback_metrics[VALIDATION_LOSS]
+                config.scheduler.step(float(loss))  # type: ignore[arg-type]
 
     # --- hooks ---
 

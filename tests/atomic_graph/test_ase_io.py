@@ -6,6 +6,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.calculators.calculator import compare_atoms
+from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from hypothesis import given
@@ -285,3 +286,19 @@ def test_batches_are_not_one_structure() -> None:
     graph = AtomicGraph.from_ase(molecule("H2O"))
     with pytest.raises(ValueError, match="expected a single structure, got a batch"):
         to_batch([graph]).to_ase()
+
+
+def test_results_for_other_positions_are_no_labels() -> None:
+    atoms = molecule("H2O")
+    atoms.calc = LennardJones()
+    atoms.get_potential_energy()
+    assert "energy" in AtomicGraph.from_ase(atoms).properties
+    atoms.rattle(0.1, seed=0)
+    assert "energy" not in AtomicGraph.from_ase(atoms).properties
+
+
+def test_labels_from_a_file_stay_with_a_structure_that_is_moved() -> None:
+    atoms = molecule("H2O")
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
+    atoms.translate([1.0, 0, 0])
+    assert float(AtomicGraph.from_ase(atoms).properties["energy"]) == -1.0

@@ -81,9 +81,8 @@ def test_images_of_an_atom_itself() -> None:
     assert number_of_edges(graph) == 32
 
 
-@pytest.mark.parametrize("cutoff", [0.0, -1.0])
-def test_no_edges_without_a_cutoff(cutoff: float) -> None:
-    assert number_of_edges(AtomicGraph.from_ase(molecule("H2O"), cutoff)) == 0
+def test_no_edges_without_a_cutoff() -> None:
+    assert number_of_edges(AtomicGraph.from_ase(molecule("H2O"), 0.0)) == 0
 
 
 def test_no_atoms() -> None:
@@ -214,3 +213,15 @@ def test_directed_graphs_have_no_pairs() -> None:
     assert nearest.to_ase().info == {}
     assert undirected_edges(water) is not None
     assert undirected_edges(as_directed(water)) is None
+
+
+def test_atoms_at_the_same_place_are_named() -> None:
+    atoms = ase.Atoms("H3", positions=[[0, 0, 0], [1, 0, 0], [5, 0, 0]], cell=[5, 9, 9], pbc=True)
+    with pytest.raises(ValueError, match=r"atoms 0 and 2 .* are at the same place"):
+        AtomicGraph.from_ase(atoms, cutoff=2.0)
+
+
+@pytest.mark.parametrize("cutoff", [-1.0, float("nan"), float("inf")])
+def test_impossible_cutoffs(cutoff: float) -> None:
+    with pytest.raises(ValueError, match="expected a cutoff of at least 0"):
+        AtomicGraph.from_ase(ase.Atoms("H"), cutoff=cutoff)

@@ -251,7 +251,9 @@ def test_fixed_tensors() -> None:
 
 def test_tensors_of_one_component() -> None:
     for values in ({"H": [2.0]}, {"H": 2.0}):
-        tensor = FixedTensorOffset(**values).predict(labelled(ase.Atoms("HO")))["tensor"]
+        tensor = FixedTensorOffset(**values).predict(
+            labelled(ase.Atoms("HO", [[0, 0, 0], [0, 0, 1]]))
+        )["tensor"]
         assert tensor.tolist() == [[2.0], [0.0]]
 
 
