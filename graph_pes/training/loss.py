@@ -198,9 +198,17 @@ def _label(graph: AtomicGraph, key: PropertyKey, prediction: Tensor) -> Tensor:
     return torch.full_like(prediction, torch.nan, requires_grad=False)
 
 
-def ForceRMSE(weight: float = 1.0) -> PropertyLoss:
-    """The root-mean-square error of force components."""
-    return PropertyLoss("forces", RMSE(), weight)
+class ForceRMSE(PropertyLoss):
+    """The root-mean-square error of force components.
+
+    Parameters
+    ----------
+    weight
+        What it is multiplied by in the total.
+    """
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__("forces", RMSE(), weight)
 
 
 class LossComponent(NamedTuple):
