@@ -26,9 +26,9 @@ from graph_pes.training.config import (
     resolve,
     typed,
 )
-from graph_pes.training.config_files import read_config, write_yaml
+from graph_pes.training.config_files import ConfigError, read_config, write_yaml
 from graph_pes.training.evaluation import evaluate
-from graph_pes.training.fit import FitOptions, fit
+from graph_pes.training.fit import FitOptions, check_cutoff, fit
 from graph_pes.training.loss import TotalLoss
 from graph_pes.training.messages import logger, messages_in_file, messages_on_terminal
 from graph_pes.training.opt import LRScheduler, Optimizer
@@ -87,6 +87,7 @@ def train_from_config(
         with messages_in_file(folder / LOG_FILE):
             logger.info("ID of this training run: %s", folder.name)
             logger.info(describe_contents(folder))
+            _check_test_sets(run)
             model = _train(run, folder, checkpoint)
             finish(model, run, folder)
     return folder
@@ -117,6 +118,15 @@ def _make_run(resolved: dict[str, Any]) -> Run:
         scheduler=settings.fitting.make_scheduler(),
         data=parse_data(settings.data, model.cutoff_value),
     )
+
+
+def _check_test_sets(run: Run) -> None:
+    """Better now than after training."""
+    for name, dataset in named_datasets(run.data).items():
+        if name not in ("train", "valid"):
+            dataset.prepare_data()
+            dataset.setup()
+            check_cutoff(run.model, dataset, f"the test data {name!r}")
 
 
 def _train(run: Run, folder: Path | None, checkpoint: Path | None) -> GraphPropertyModel:
@@ -159,9 +169,7 @@ def finish(model: GraphPropertyModel, run: Run, folder: Path) -> None:
     """Test a trained model; write the summary, the table of errors and the parity plot."""
     logger.info("Training complete.")
     if not (folder / "model.pt").exists():
-        logger.warning(
-            "No validation gave a loss that is a finite number: model.pt holds the last weights."
-        )
+        logger.warning("Nothing was validated: model.pt holds the last weights.")
         save_model(model, folder / "model.pt")
     best = load_metadata(folder / "model.pt")
     if VALIDATION_LOSS in best:
@@ -180,9 +188,17 @@ def finish(model: GraphPropertyModel, run: Run, folder: Path) -> None:
 
 
 def named_datasets(data: DatasetCollection) -> dict[str, GraphDataset]:
-    """All data sets of a run under their names."""
+    """All data sets of a run under their names.
+
+    Raises
+    ------
+    ConfigError
+        If a test set has the name of another one.
+    """
     datasets = {"train": data.train, "valid": data.valid}
     if isinstance(data.test, dict):
+        if taken := sorted(set(data.test) & set(datasets)):
+            raise ConfigError(f"data/test: {taken[0]!r} already is the name of another data set")
         datasets.update(data.test)
     elif data.test is not None:
         datasets["test"] = data.test

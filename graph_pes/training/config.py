@@ -21,6 +21,7 @@ from graph_pes.data import DatasetCollection, GraphDataset, file_dataset
 from graph_pes.models import AdditionModel, TensorAdditionModel
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel, GraphTensorModel
 
+from .averaging import WeightAveraging
 from .config_files import ConfigError, check_keys, fill_references, merge, nearest, read_yaml
 from .loss import Loss, TotalLoss
 from .objects import make_object, make_objects
@@ -91,6 +92,18 @@ class FittingConfig:
     swa: SWAConfig | None = None
     ema: EMAConfig | None = None
     callbacks: list[pl.Callback] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse two averages, of which only one could be validated.
+
+        Raises
+        ------
+        ConfigError
+            If there are.
+        """
+        averages = [c for c in self.callbacks if isinstance(c, WeightAveraging)]
+        if (self.swa is not None) + (self.ema is not None) + len(averages) > 1:
+            raise ConfigError("fitting: give one average of the weights, swa or ema, not both")
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer: Adam with a rate of 1e-3 if nothing else is said.
@@ -376,7 +389,10 @@ def parse_dataset(value: Any, cutoff: float, where: str) -> GraphDataset:
     check_keys(arguments, inspect.signature(file_dataset).parameters, f"{where}/")
     if "path" not in arguments:
         raise ConfigError(f"{where}: the key 'path' is missing")
-    return file_dataset(**{"cutoff": cutoff, **arguments})
+    try:
+        return file_dataset(**{"cutoff": cutoff, **arguments})
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def parse_data(data: DatasetCollection | Mapping[str, Any], cutoff: float) -> DatasetCollection:

@@ -90,10 +90,11 @@ def fit(
     ValueError
         If the data lack labels that the loss needs, or the model can't predict or save them.
     """
-    for dataset in (data.train, data.valid):
+    for name, dataset in (("training", data.train), ("validation", data.valid)):
         if trainer.global_rank == 0:
             dataset.prepare_data()
         dataset.setup()
+        check_cutoff(model, dataset, f"the {name} data")
     _check_sizes(data, trainer)
     _check_labels(model, data, loss)
     model = prepare(model, data.train, options)
@@ -175,6 +176,22 @@ def _loader(
         # Every structure counts once in the validation, however many processes there are.
         pad=shuffle,
     )
+
+
+def check_cutoff(model: GraphPropertyModel, dataset: GraphDataset, what: str) -> None:
+    """Refuse data whose lists of neighbours are too short for a model.
+
+    Raises
+    ------
+    ValueError
+        If they are.
+    """
+    listed, needed = float(dataset[0].cutoff), model.cutoff_value
+    if listed < needed:
+        raise ValueError(
+            f"{what} list neighbours up to {listed:g} Å, but the model needs those up to "
+            f"{needed:g} Å: give the data a larger cutoff, or none, to take that of the model"
+        )
 
 
 def _check_sizes(data: DatasetCollection, trainer: pl.Trainer) -> None:

@@ -1,5 +1,7 @@
 """Bad input: one clear message, exit code 1, no traceback on the terminal, nothing lost."""
 
+# ruff: noqa: E501 (one line for each mistake, or way to train)
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -129,45 +131,67 @@ def test_graphs_with_too_small_a_cutoff(bad: Bad):
         f"data/train={{path: {bad.data_files}/train.xyz, cutoff: 2.0}}",
         "model={+PaiNN: {channels: 4, cutoff: 3.0}}",
     )
-    assert "2" in message
-    assert "3" in message
-    assert "cutoff" in message
+    assert message == (
+        "the training data list neighbours up to 2 Å, but the model needs those up to 3 Å: give the "
+        "data a larger cutoff, or none, to take that of the model"
+    )
+
+
+def test_test_sets_are_checked_before_training(bad: Bad, ethanol: list[ase.Atoms]):
+    path = with_labels(ethanol[:4], nan("forces"), bad.folder / "nan.xyz")
+    message = bad.train(f"data/test/hot={path}", "fitting/trainer_kwargs/max_epochs=100000")
+    assert message.startswith(f"{path}, structure 2: ")
+    short = f"{{path: {bad.data_files}/test.xyz, cutoff: 1.5}}"
+    message = bad.train(f"data/test/hot={short}", "fitting/trainer_kwargs/max_epochs=100000")
+    assert message.startswith("the test data 'hot' list neighbours up to 1.5 Å")
 
 
 def test_more_structures_than_there_are(bad: Bad):
     path = f"{bad.data_files}/train.xyz"
     message = bad.train(f"data/train={{path: {path}, n: 9}}")
-    assert message == f"{path} holds 8 structures, but n = 9 were asked for"
+    assert message == f"data/train: {path} holds 8 structures, but n = 9 were asked for"
 
 
 @pytest.mark.parametrize("n", ["0", "-3"])
 def test_no_structures(n: str, bad: Bad):
     message = bad.train(f"data/valid={{path: {bad.data_files}/valid.xyz, n: {n}}}")
-    assert message == f"n = {n} makes an empty data set: expected at least one structure"
+    assert (
+        message == f"data/valid: n = {n} makes an empty data set: expected at least one structure"
+    )
 
 
 def test_an_empty_file(bad: Bad):
     (bad.folder / "empty.xyz").write_text("")
     message = bad.train(f"data/train={bad.folder}/empty.xyz")
-    assert message == f"{bad.folder}/empty.xyz is empty: expected at least one structure"
+    assert (
+        message == f"data/train: {bad.folder}/empty.xyz is empty: expected at least one structure"
+    )
 
 
 def test_a_truncated_file(bad: Bad):
     text = (bad.data_files / "train.xyz").read_text()
     (bad.folder / "half.xyz").write_text(text[: len(text) // 2 + 300])
     message = bad.train(f"data/train={bad.folder}/half.xyz")
-    assert message.startswith(f"{bad.folder}/half.xyz can't be read, it may be truncated")
+    assert message.startswith(
+        f"data/train: {bad.folder}/half.xyz can't be read, it may be truncated"
+    )
 
 
 def test_a_file_of_another_kind(bad: Bad):
     (bad.folder / "table.xyz").write_text("time,energy\n0,1\n")
     message = bad.train(f"data/train={bad.folder}/table.xyz")
-    assert message.startswith(f"{bad.folder}/table.xyz can't be read")
+    assert message.startswith(f"data/train: {bad.folder}/table.xyz can't be read")
 
 
 def test_a_file_that_is_not_there(bad: Bad):
     message = bad.train("data/train=elsewhere.xyz")
-    assert message.startswith("elsewhere.xyz: there is no such file (looked from ")
+    assert message.startswith("data/train: elsewhere.xyz: there is no such file (looked from ")
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_test_sets_of_the_same_name(name: str, bad: Bad):
+    message = bad.train(f"data/test/{name}={bad.data_files}/test.xyz")
+    assert message == f"data/test: {name!r} already is the name of another data set"
 
 
 def test_fewer_structures_than_processes(bad: Bad):

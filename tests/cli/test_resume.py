@@ -1,5 +1,7 @@
 """``graph-pes-resume``: to the bit the weights of the run that was not interrupted."""
 
+# ruff: noqa: E501 (one line for each mistake, or way to train)
+
 from __future__ import annotations
 
 import shutil
@@ -123,8 +125,8 @@ def test_interrupted_twice(data_files: Path, tmp_path: Path):
     full = train(plain)
     cut = interrupted(plain, "cut", epoch=1)
     checkpoint = cut / "checkpoints" / "last.ckpt"
+    written = yaml.safe_load((cut / "train-config.yaml").read_text())
     with pytest.raises(SystemExit):
-        written = yaml.safe_load((cut / "train-config.yaml").read_text())
         train(written, cut, checkpoint, callbacks=[Stop(3, 0)])
     resume(cut)
     assert same(tensors(full / "model.pt", "state"), tensors(cut / "model.pt", "state"))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graph_pes.models import load_model
 from graph_pes.training.averaging import EMA
+from graph_pes.training.config_files import ConfigError
 from tests.runs import Recorder, config, same, train, weights
 
 
@@ -144,6 +145,19 @@ def test_one_step_for_several_batches(data_files: Path, tmp_path: Path):
     first, second = recorder.weights[1], recorder.weights[3]
     assert same(recorder.weights[2], first)
     close(recorder.validated[1], {n: (first[n] + second[n]) / 2 for n in first})
+
+
+@pytest.mark.parametrize(
+    "both",
+    [
+        ["fitting/swa/lr=1e-3", "fitting/ema={}"],
+        ["fitting/ema={}", "fitting/callbacks=[+EMA()]"],
+        ["fitting/callbacks=[+EMA(), {+VerboseSWACallback: 1e-3}]"],
+    ],
+)
+def test_only_one_average(both: list[str], data_files: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="fitting: give one average of the weights, swa or ema"):
+        train(config(data_files, tmp_path, *both))
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 99])

@@ -113,14 +113,14 @@ def test_the_defaults_name_every_key():
 
 
 def test_defaults_of_parts_that_are_off():
-    fitting = made("fitting: {swa: {lr: 1e-3}, ema: {}, early_stopping: {patience: 3}}").fitting
+    fitting = made("fitting: {swa: {lr: 1e-3}, early_stopping: {patience: 3}}").fitting
     assert dataclasses.asdict(fitting.swa) == {
         "lr": 1e-3,
         "start": 0.8,
         "anneal_epochs": 10,
         "strategy": "linear",
     }
-    assert fitting.ema.decay == 0.99
+    assert made("fitting: {ema: {}}").fitting.ema.decay == 0.99
     assert dataclasses.asdict(fitting.early_stopping) == {
         "patience": 3,
         "min_delta": 0.0,
@@ -198,7 +198,8 @@ def test_variables_of_ones_own():
     assert plain["model"]["+PaiNN"]["cutoff"] == 4.5
     assert plain["cutoff"] == 4.5
     # one that looks like a misspelt key, but is used
-    plain = resolved("models: {a: +LearnableOffset()}\nmodel: {b: =/models/a}")
+    own = {"models": {"a": "+LearnableOffset()"}, "model": {"b": "=/models/a"}}
+    plain = resolve({**config(), **own}, TrainingConfig, default_config())
     assert plain["model"]["b"] == "+LearnableOffset()"
     assert resolved("date: 2020\nrun: =date")["run"] == 2020
 

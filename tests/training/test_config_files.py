@@ -1,5 +1,7 @@
 """Configuration files: what is read, how they are merged, what mistakes are called."""
 
+# ruff: noqa: E501 (one line for each mistake, or way to train)
+
 from __future__ import annotations
 
 from pathlib import Path

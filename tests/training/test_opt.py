@@ -16,10 +16,17 @@ from graph_pes.models import (
     PaiNN,
     freeze,
 )
+from graph_pes.training.config_files import merge
 from graph_pes.training.opt import LRScheduler, Optimizer
 from tests.runs import Recorder, config, train
 
 STEPS = 2  # batches per epoch of the data in tests.runs
+
+#: No improvement is ever enough for it.
+PLATEAU = (
+    "fitting/scheduler={{name: ReduceLROnPlateau, patience: {patience}, factor: 0.1, "
+    "threshold: 10.0, threshold_mode: abs}}"
+)
 
 
 # --- optimizers -------------------------------------------------------------------------------
@@ -91,8 +98,8 @@ def test_a_model_without_parameters():
 
 def test_frozen_parameters_stay(data_files: Path, tmp_path: Path):
     recorder = Recorder()
-    offset = "model={offset: {+freeze: +LearnableOffset()}, many-body: {+PaiNN: {channels: 4, layers: 1, cutoff: 3.0}}}"
-    train(config(data_files, tmp_path, offset), callbacks=[recorder])
+    offset = {"model": {"offset": {"+freeze": "+LearnableOffset()"}}}
+    train(merge(config(data_files, tmp_path), offset), callbacks=[recorder])
     name = "models.offset.offsets.values"
     assert torch.equal(recorder.weights[0][name], recorder.weights[-1][name])
     other = "models.many-body.scaler.per_element_scaling.values"
@@ -171,11 +178,10 @@ def test_a_warm_up_of_no_steps(data_files: Path, tmp_path: Path):
 
 
 def test_plateau_is_that_of_the_validation_loss(data_files: Path, tmp_path: Path):
-    # any improvement is less than the threshold: the rate falls after each second validation
     found = rates(
         data_files,
         tmp_path,
-        "fitting/scheduler={name: ReduceLROnPlateau, patience: 1, factor: 0.1, threshold: 10.0, threshold_mode: abs}",
+        PLATEAU.format(patience=1),
         epochs=5,
     )
     per_epoch = [1e-2, 1e-2, 1e-2, 1e-3, 1e-3]
@@ -186,7 +192,7 @@ def test_plateau_with_fewer_validations(data_files: Path, tmp_path: Path):
     found = rates(
         data_files,
         tmp_path,
-        "fitting/scheduler={name: ReduceLROnPlateau, patience: 0, factor: 0.1, threshold: 10.0, threshold_mode: abs}",
+        PLATEAU.format(patience=0),
         "fitting/trainer_kwargs/check_val_every_n_epoch=2",
         epochs=6,
     )
@@ -198,7 +204,7 @@ def test_plateau_within_epochs(data_files: Path, tmp_path: Path):
     found = rates(
         data_files,
         tmp_path,
-        "fitting/scheduler={name: ReduceLROnPlateau, patience: 0, factor: 0.1, threshold: 10.0, threshold_mode: abs}",
+        PLATEAU.format(patience=0),
         "fitting/trainer_kwargs/check_val_every_n_epoch=null",
         "fitting/trainer_kwargs/val_check_interval=3",
         epochs=4,
@@ -209,7 +215,7 @@ def test_plateau_within_epochs(data_files: Path, tmp_path: Path):
     found = rates(
         data_files,
         tmp_path,
-        "fitting/scheduler={name: ReduceLROnPlateau, patience: 1, factor: 0.1, threshold: 10.0, threshold_mode: abs}",
+        PLATEAU.format(patience=1),
         "fitting/trainer_kwargs/val_check_interval=0.5",
         epochs=2,
     )
