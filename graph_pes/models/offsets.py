@@ -99,8 +99,9 @@ class LearnableOffset(EnergyOffset):
         if fit.means:
             logger.info(
                 "Energy offsets fitted to the training data (eV): %s. Energies of free atoms are "
-                "not exact with these: use FixedOffset where you know them.",
+                "not exact with these%s: use FixedOffset where you know them.",
                 ", ".join(f"{SYMBOLS[Z]}: {self.offsets[Z]:.4f}" for Z in fit.means),
+                "" if fit.determined else " (the compositions do not tell the elements apart)",
             )
 
 

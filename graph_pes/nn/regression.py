@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,10 +9,7 @@ import torch
 from torch import Tensor
 
 from graph_pes.atomic_graph import AtomicGraph, number_of_structures
-from graph_pes.periodic_table import symbols_of
 from graph_pes.tensors import index_sum, left_aligned_mul
-
-logger = logging.getLogger("graph_pes")
 
 
 @dataclass(frozen=True)
@@ -26,10 +22,13 @@ class PerElementFit:
         Atomic number → mean contribution of one atom, shape of the property.
     variances
         Atomic number → variance of that contribution between structures.
+    determined
+        Whether the compositions of the structures determine the contributions one by one.
     """
 
     means: dict[int, Tensor]
     variances: dict[int, Tensor]
+    determined: bool
 
 
 def compositions(graphs: AtomicGraph) -> tuple[Tensor, Tensor]:
@@ -111,19 +110,17 @@ def fit_per_element(
     unknown = torch.tensor([Z not in known for Z in elements.tolist()], device=elements.device)
     elements, counts = elements[unknown], counts[:, unknown]
     if len(elements) == 0:
-        return PerElementFit({}, {})
+        return PerElementFit({}, {}, determined=True)
     present = ~values.reshape(len(values), -1).isnan().any(-1)
     if not present.any():
         raise ValueError("fit_per_element: expected at least one value, but all are missing")
     X, y = counts[present], values[present]
-    if not per_atom and torch.linalg.matrix_rank(X) < len(elements):
-        logger.info(
-            "The compositions of the training structures do not determine the contributions of "
-            f"{', '.join(symbols_of(elements.tolist()))} to the energy one by one: the smallest "
-            "ones that fit are used. Give reference energies if you know them."
-        )
     means = ridge(X, y, alpha)
     residuals = y - (X @ means.view(len(elements), -1)).view_as(y)
     variances = ridge(X, residuals**2, alpha).clamp(min=min_variance)
     Zs = elements.tolist()
-    return PerElementFit(dict(zip(Zs, means, strict=True)), dict(zip(Zs, variances, strict=True)))
+    return PerElementFit(
+        means=dict(zip(Zs, means, strict=True)),
+        variances=dict(zip(Zs, variances, strict=True)),
+        determined=bool(torch.linalg.matrix_rank(X) == len(elements)),
+    )
