@@ -88,7 +88,7 @@ def test_metrics_are_logged_under_their_names(run: Path):
         "n_parameters",
         "n_learnable_parameters",
     }
-    others = {"epoch", "step", "lr-Adam"}
+    others = {"epoch", "step", "lr-Adam/normal", "lr-Adam/non-decayable"}
     assert names - others == expected
     assert len(column(run, "valid/loss/total")) == 2
     assert len(column(run, "train/loss/total")) == 2 * N_TRAIN / 4
