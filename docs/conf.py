@@ -69,7 +69,7 @@ doctest_test_doctest_blocks = ""
 nitpick_ignore_regex = [
     # other packages: the build does not use the network to resolve them
     (r"py:.*", r"(abc|ase|collections|data2objects|e3nn|np|numpy|os|pathlib|pl|torch|typing)\..*"),
-    (r"py:.*", r"(nn|pytorch_lightning|torchmetrics)\..*"),
+    (r"py:.*", r"(nn|pytorch_lightning|rich|torchmetrics)\..*"),
     (r"py:class", r"(Any|Callable|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)"),
     (
         r"py:class",

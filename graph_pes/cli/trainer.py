@@ -10,12 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ProgressBar,
-    RichProgressBar,
-)
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
@@ -29,6 +24,7 @@ from graph_pes.training.callbacks import (
     LRWarmup,
     ModelTimer,
     OffsetLogger,
+    RichProgress,
     SaveBestModel,
     ScalesLogger,
     VerboseSWACallback,
@@ -156,7 +152,7 @@ def make_callbacks(
 
 def _progress_bar(kind: str) -> ProgressBar:
     rich = kind == "rich" and sys.stdout.isatty()
-    return RichProgressBar() if rich else LoggedProgressBar()
+    return RichProgress() if rich else LoggedProgressBar()
 
 
 def _early_stopping(fitting: FittingConfig) -> list[pl.Callback]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from abc import ABC
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.callbacks.early_stopping import EarlyStopping
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 from pytorch_lightning.utilities.types import LRSchedulerConfig
@@ -26,6 +24,8 @@ from graph_pes.periodic_table import SYMBOLS
 from .averaging import EMA, VerboseSWACallback, WeightAveraging
 from .config_files import nearest
 from .messages import logger
+from .metrics import VALIDATION_LOSS
+from .progress import LoggedProgressBar, RichProgress
 
 __all__ = [
     "EMA",
@@ -36,14 +36,13 @@ __all__ = [
     "LoggedProgressBar",
     "ModelTimer",
     "OffsetLogger",
+    "RichProgress",
     "SaveBestModel",
     "ScalesLogger",
     "VerboseSWACallback",
     "WandbLogger",
     "WeightAveraging",
 ]
-
-VALIDATION_LOSS = "valid/loss/total"
 
 
 class GraphPESCallback(pl.Callback, ABC):
@@ -232,57 +231,6 @@ class ModelTimer(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         self._stop(pl_module, "valid")
-
-
-class LoggedProgressBar(ProgressBar):
-    """One line of numbers per validation: progress for log files.
-
-    A star marks the lowest validation loss so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._enabled = True
-        self._start = time.perf_counter()
-        self._widths: dict[str, int] = {}
-
-    def disable(self) -> None:  # noqa: D102
-        self._enabled = False
-
-    def enable(self) -> None:  # noqa: D102
-        self._enabled = True
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        self._start = time.perf_counter()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        if not self._enabled or trainer.sanity_checking:
-            return
-        row = self._row(trainer)
-        if not self._widths:
-            print("Validation, in eV and Å; * is the lowest loss so far:")
-            self._widths = {key: max(len(key), len(value)) + 3 for key, value in row.items()}
-            self._print({key: key for key in row})
-        self._print(row)
-
-    def _row(self, trainer: pl.Trainer) -> dict[str, str]:
-        epoch = str(trainer.current_epoch + 1)
-        if trainer.max_epochs and trainer.max_epochs > 0:
-            epoch = f"{epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
-        row = {"epoch": epoch, "time/s": f"{time.perf_counter() - self._start:.1f}"}
-        metrics = trainer.callback_metrics
-        best = [c.best_val_loss for c in trainer.callbacks if isinstance(c, SaveBestModel)]  # type: ignore[attr-defined]
-        if VALIDATION_LOSS in metrics:
-            loss = float(metrics[VALIDATION_LOSS])
-            row["loss"] = f"{loss:#.5g}{'*' if loss in best else ' '}"
-        for key in trainer.progress_bar_metrics:
-            if key.startswith("valid/metrics/") and key in metrics:
-                row[key.removeprefix("valid/metrics/")] = f"{float(metrics[key]):#.5g}"
-        return row
-
-    def _print(self, cells: Mapping[str, str]) -> None:
-        line = "".join(f"{cells.get(key, '-'):>{width}}" for key, width in self._widths.items())
-        print(line, flush=True)
 
 
 class WandbLogger(LightningWandbLogger):

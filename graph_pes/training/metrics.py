@@ -27,6 +27,9 @@ from torch.nn import functional as F
 
 from .config_files import nearest
 
+#: What is looked at to find the best model.
+VALIDATION_LOSS = "valid/loss/total"
+
 
 class Metric(nn.Module, ABC):
     """A mean error; called with predictions and targets of the same shape."""

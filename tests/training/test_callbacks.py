@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import errno
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from graph_pes.cli.trainer import _progress_bar
 from graph_pes.models import LearnableOffset, load_model, save_model
 from graph_pes.models.io import load_metadata
-from graph_pes.training.callbacks import DumpModel, GraphPESCallback
+from graph_pes.training.callbacks import (
+    DumpModel,
+    GraphPESCallback,
+    LoggedProgressBar,
+    RichProgress,
+)
 from graph_pes.training.checkpoints import AtomicCheckpointIO, epochs_done, read_checkpoint
 from tests.runs import Recorder, column, config, logged, same, train, weights
 
@@ -131,6 +140,33 @@ def test_callbacks_know_the_folder_and_the_model(data_files: Path, tmp_path: Pat
 def test_diverged_training_is_an_error(data_files: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"training diverged: .*gradient_clip_val"):
         train(config(data_files, tmp_path, "fitting/optimizer={name: SGD, lr: 1e30}"))
+
+
+def test_the_bar_on_a_terminal(data_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=200, color_system=None)
+    monkeypatch.setattr("graph_pes.cli.trainer._progress_bar", lambda kind: RichProgress(console))
+    folder = train(config(data_files, tmp_path, "fitting/trainer_kwargs/max_epochs=3"))
+    seen = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    for epoch in (1, 2, 3):
+        assert f"epoch {epoch}/3 " in seen
+    assert re.search(r"epoch 3/3 ━+ 0:00:\d\d left: 0:00:00", seen)
+    losses = column(folder, "valid/loss/total")
+    assert f"{losses[-1]:#.5g}" in seen
+
+
+@pytest.mark.parametrize("overrides", [["fitting/trainer_kwargs/max_epochs=-1"], []])
+def test_the_bar_of_a_run_whose_length_is_not_known(
+    overrides: list[str], data_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    monkeypatch.setattr("graph_pes.cli.trainer._progress_bar", lambda kind: RichProgress(console))
+    train(config(data_files, tmp_path, "fitting/trainer_kwargs/max_steps=3", *overrides))
+
+
+def test_bars_are_for_terminals():
+    assert type(_progress_bar("rich")) is LoggedProgressBar
+    assert type(_progress_bar("logged")) is LoggedProgressBar
 
 
 # --- saving -----------------------------------------------------------------------------------
