@@ -78,7 +78,7 @@ def _vesin_on_device(
     R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     try:
-        from vesin.torch import NeighborList
+        from vesin_torch import NeighborList
     except ImportError as error:
         raise ImportError(
             "Neighbour lists on a GPU need vesin-torch: pip install 'graph-pes[gpu]'"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import ase
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from graph_pes.atomic_graph import (
     neighbour_distances,
     neighbour_list,
     neighbour_vectors,
+    neighbours,
     number_of_edges,
     select_edges,
     to_batch,
@@ -45,6 +48,20 @@ def test_same_edges_as_ase(atoms: ase.Atoms, cutoff: float) -> None:
     i, j, shifts = neighbor_list("ijS", atoms, cutoff)
     expected = sorted(map(tuple, np.column_stack([i, j, shifts]).tolist()))
     assert edge_set(graph) == expected
+
+
+@given(structures(), cutoffs)
+def test_the_list_for_gpus_is_the_same(atoms: ase.Atoms, cutoff: float) -> None:
+    """The torch version of vesin, which lists are made with on a GPU, also runs on the CPU."""
+    R, cell = (torch.from_numpy(x.copy()) for x in (atoms.positions, atoms.cell.array))
+    arguments = R, cell, torch.tensor(atoms.pbc), cutoff
+    expected = neighbour_list(*arguments)
+    with mock.patch.object(neighbours, "_vesin_on_cpu", neighbours._vesin_on_device):
+        found = neighbour_list(*arguments)
+    for edges, _ in (expected, found):
+        assert (edges[0].diff() >= 0).all()
+    rows = [sorted(torch.cat([e, o.T.long()]).T.tolist()) for e, o in (expected, found)]
+    assert rows[0] == rows[1]
 
 
 @given(structures(), cutoffs)
