@@ -160,6 +160,20 @@ def test_validation_is_over_the_whole_set(data_files: Path, tmp_path: Path):
         np.testing.assert_allclose(values, values[0], rtol=1e-6)
 
 
+def test_models_of_tensors(data_files: Path, tmp_path: Path):
+    # a vector for each atom, here that of the forces
+    plain = config(data_files, tmp_path)
+    model = {"+LearnableTensorOffset": {"length": 3}}
+    for name in ("train", "valid"):
+        path = f"{data_files}/{name}.xyz"
+        plain["data"][name] = {"path": path, "property_map": {"forces": "tensor"}}
+    plain["loss"] = {"+PropertyLoss": {"property": "tensor", "metric": "MSE"}}
+    folder = train({**plain, "model": {"a": model, "b": model}})
+    summary = yaml.safe_load((folder / "summary.yaml").read_text())
+    expected = summary["valid/loss/total"] ** 0.5
+    assert summary["test/valid/tensor_rmse"] == pytest.approx(expected, rel=1e-5)
+
+
 class Square(torch.nn.Module):
     """A metric that is not exact over batches."""
 
