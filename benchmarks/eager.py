@@ -20,10 +20,15 @@ from statistics import median
 
 WORKER = Path(__file__).with_name("worker.py")
 TASKS = [
-    {"task": "evaluation", "model": model, "size": size}
+    {"task": task, "model": model, "size": size}
     for model in ("PaiNN 128x3", "SchNet 128x3")
-    for size in (64, 512)
-] + [{"task": "training", "model": model, "size": 10} for model in ("PaiNN 128x3", "SchNet 128x3")]
+    for task, sizes in (
+        ("evaluation, Si", (64, 512)),
+        ("training, Si", (64, 512)),
+        ("training, dimers", (10,)),
+    )
+    for size in sizes
+]
 
 
 class Worker:

@@ -39,17 +39,23 @@ def evaluation(model: torch.nn.Module, n_atoms: int) -> Callable[[], object]:
     return lambda: model.predict(graph, ["energy", "forces", "stress"])
 
 
-def training(model: torch.nn.Module, n_structures: int) -> Callable[[], object]:
-    """A step of Adam on energies and forces of a batch of benzene dimers."""
-    graphs = []
+def benzene_dimers(n_structures: int) -> list[ase.Atoms]:
+    """Rattled pairs of benzene molecules, 24 atoms each."""
+    structures = []
     for seed in range(n_structures):
         atoms = ase.build.molecule("C6H6")
         atoms.extend(ase.Atoms(atoms.numbers, atoms.positions + [0, 1.0, 3.5]))
         atoms.rattle(0.05, seed=seed)
+        structures.append(atoms)
+    return structures
+
+
+def training_step(model: torch.nn.Module, structures: list[ase.Atoms]) -> Callable[[], object]:
+    """A step of Adam on energies and forces of a batch."""
+    for atoms in structures:
         atoms.info["energy"] = -1.0
         atoms.arrays["forces"] = atoms.positions * 0.01
-        graphs.append(AtomicGraph.from_ase(atoms, CUTOFF))
-    batch = to_batch(graphs)
+    batch = to_batch([AtomicGraph.from_ase(atoms, CUTOFF) for atoms in structures])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
     model.train()
 
@@ -65,7 +71,11 @@ def training(model: torch.nn.Module, n_structures: int) -> Callable[[], object]:
     return step
 
 
-TASKS = {"evaluation": evaluation, "training": training}
+TASKS = {
+    "evaluation, Si": evaluation,
+    "training, Si": lambda model, n_atoms: training_step(model, [silicon(n_atoms)]),
+    "training, dimers": lambda model, n: training_step(model, benzene_dimers(n)),
+}
 
 
 def main() -> None:
