@@ -49,7 +49,8 @@ def graph_from_ase(
         R=R.to(dtype),
         cell=cell.to(dtype),
         neighbour_list=edges,
-        neighbour_cell_offsets=offsets.to(dtype),
+        # Half precision has no integers beyond 2048.
+        neighbour_cell_offsets=offsets.to(torch.promote_types(dtype, torch.float32)),
         properties={
             target: _label(target, source, values[source], len(structure), dtype)
             for source, target in property_mapping.items()

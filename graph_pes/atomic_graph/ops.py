@@ -99,15 +99,16 @@ def get_vectors(graph: AtomicGraph, i: Tensor, j: Tensor, shifts: Tensor) -> Ten
     Tensor
         In Å, shape (K, 3).
     """
-    R, cell = graph.R, graph.cell.reshape(-1, 3, 3)
-    shifts = shifts.to(R.dtype)
+    # Half precision has no integers beyond 2048, and few digits for differences of positions.
+    dtype = torch.promote_types(graph.R.dtype, torch.float32)
+    R, cell, shifts = graph.R.to(dtype), graph.cell.reshape(-1, 3, 3).to(dtype), shifts.to(dtype)
     if cell.shape[0] == 1:
         translations = shifts @ cell[0]
     else:
         assert graph.batch is not None
         rows = cell.reshape(-1, 9).index_select(0, graph.batch.index_select(0, i))  # (K, 9)
         translations = (shifts.unsqueeze(1) @ rows.view(-1, 3, 3)).squeeze(1)
-    return R.index_select(0, j) - R.index_select(0, i) + translations
+    return (R.index_select(0, j) - R.index_select(0, i) + translations).to(graph.R.dtype)
 
 
 def neighbour_vectors(graph: AtomicGraph) -> Tensor:

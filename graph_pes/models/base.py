@@ -271,11 +271,7 @@ def in_precision_of(model: GraphPropertyModel, graph: AtomicGraph) -> AtomicGrap
         return graph
     vectors = neighbour_vectors(graph).to(dtype)
     return with_edge_vectors(
-        graph._replace(
-            R=graph.R.to(dtype),
-            cell=graph.cell.to(dtype),
-            neighbour_cell_offsets=graph.neighbour_cell_offsets.to(dtype),
-        ),
+        graph._replace(R=graph.R.to(dtype), cell=graph.cell.to(dtype)),
         vectors,
     )
 

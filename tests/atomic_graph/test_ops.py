@@ -290,3 +290,14 @@ def test_smallest_correction() -> None:
     v = torch.randn(9, 3, dtype=torch.float64)
     corrected = remove_mean_and_net_torque(v, graph)
     assert abs(((v - corrected) * corrected).sum()) < 1e-12
+
+
+def test_lattice_offsets_are_exact_in_half_precision() -> None:
+    # float16 has no odd integers above 2048; the positions here are exact in it
+    atoms = ase.Atoms("H2", [[0, 0, 0], [2050, 0.5, 0]], cell=[1, 9, 9], pbc=[True, False, False])
+    graph = AtomicGraph.from_ase(atoms, cutoff=1.5, dtype=torch.float16)
+    exact = AtomicGraph.from_ase(atoms, cutoff=1.5, dtype=torch.float64)
+    assert exact.neighbour_cell_offsets.max() > 2048
+    assert torch.equal(graph.neighbour_cell_offsets.double(), exact.neighbour_cell_offsets)
+    assert torch.equal(neighbour_vectors(graph).double(), neighbour_vectors(exact))
+    assert neighbour_vectors(graph).dtype == torch.float16
