@@ -1,11 +1,12 @@
-"""Speed beside graph-pes 1.0.2, in plain eager mode on one thread.
+"""Speed beside graph-pes 1.0.2 and the original packages, in plain eager mode on one thread.
 
 Usage::
 
-    python benchmarks/eager.py --peer PYTHON [--repeats 15]
+    python benchmarks/eager.py --peer graph-pes-1=PYTHON [--peer nequip=PYTHON ...]
+        [--only REGEX] [--repeats 15]
 
-``PYTHON`` is the interpreter of an environment with graph-pes 1.0.2 in it. Each task runs in one
-process per package, whose repeats are interleaved; medians and their ratio are printed.
+``PYTHON`` is the interpreter of an environment with the named package in it. Each task runs in
+one process per package, whose repeats are interleaved; medians are printed, and ratios to ours.
 """
 
 from __future__ import annotations
@@ -13,15 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 
-WORKER = Path(__file__).with_name("worker.py")
+FOLDER = Path(__file__).parent
+GRAPH_PES_1 = "graph-pes-1"
+#: The package of the original implementation of each model.
+ORIGINALS = {
+    "PaiNN 128x3": "schnetpack",
+    "SchNet 128x3": "schnetpack",
+}
 TASKS = [
     {"task": task, "model": model, "size": size}
-    for model in ("PaiNN 128x3", "SchNet 128x3")
+    for model in ORIGINALS
     for task, sizes in (
         ("evaluation, Si", (64, 512)),
         ("training, Si", (64, 512)),
@@ -34,16 +42,17 @@ TASKS = [
 class Worker:
     """A process that times one task on request."""
 
-    def __init__(self, python: str, task: dict[str, object]):
+    def __init__(self, python: str, script: str, task: dict[str, object]):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
-            [python, str(WORKER)],
+            [python, str(FOLDER / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
         )
-        assert self._ask(json.dumps(task)) == "ready"
+        if (answer := self._ask(json.dumps(task))) != "ready":
+            raise RuntimeError(f"{python} {script} can't run {task}: {answer or 'see above'}")
 
     def _ask(self, line: str) -> str:
         assert self.process.stdin is not None
@@ -61,22 +70,45 @@ class Worker:
         self.process.communicate()
 
 
+def workers_for(task: dict[str, object], peers: dict[str, str]) -> dict[str, Worker]:
+    """Ours, that of graph-pes 1.0.2 and that of the original package, if there."""
+    workers = {"ours": Worker(sys.executable, "worker.py", task)}
+    if GRAPH_PES_1 in peers:
+        workers[GRAPH_PES_1] = Worker(peers[GRAPH_PES_1], "worker.py", task)
+    original = ORIGINALS[str(task["model"])]
+    if original in peers:
+        workers["original"] = Worker(peers[original], "originals.py", task)
+    return workers
+
+
 def main() -> None:
     """Run all tasks and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", required=True, help="interpreter with graph-pes 1.0.2")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--only", default="", help="tasks whose name matches this expression")
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
-    print(f"| {'task':32} | ours, ms | graph-pes 1.0.2, ms | ratio |")
-    print(f"|{'-' * 34}|---------:|--------------------:|------:|")
+    peers = dict(peer.split("=", 1) for peer in arguments.peer)
+    if unknown := peers.keys() - {GRAPH_PES_1, *ORIGINALS.values()}:
+        parser.error(f"expected peers among {GRAPH_PES_1} and {set(ORIGINALS.values())}: {unknown}")
+
+    print(f"| {'task, ms':33} |     ours | 1.0.2 | ratio | original | ratio |")
+    print(f"|{'-' * 35}|---------:|------:|------:|---------:|------:|")
     for task in TASKS:
-        workers = [Worker(python, task) for python in (sys.executable, arguments.peer)]
-        times = [[w.time() for w in workers] for _ in range(arguments.repeats)]
-        for worker in workers:
-            worker.stop()
-        ours, peer = (median(column) for column in zip(*times, strict=True))
         name = f"{task['model']} {task['task']} {task['size']}"
-        print(f"| {name:32} | {ours:8.1f} | {peer:19.1f} | {peer / ours:5.2f} |", flush=True)
+        if not re.search(arguments.only, name):
+            continue
+        workers = workers_for(task, peers)
+        times = [{k: w.time() for k, w in workers.items()} for _ in range(arguments.repeats)]
+        for worker in workers.values():
+            worker.stop()
+        medians = {key: median(time[key] for time in times) for key in workers}
+        cells = [f"{medians['ours']:8.1f}"]
+        for key, width in ((GRAPH_PES_1, 5), ("original", 8)):
+            found = key in medians
+            cells.append(f"{medians[key]:{width}.0f}" if found else f"{'':{width}}")
+            cells.append(f"{medians[key] / medians['ours']:5.2f}" if found else f"{'':5}")
+        print(f"| {name:33} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

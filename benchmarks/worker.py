@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 
-import ase.build
+import ase
 import torch
+from structures import CUTOFF, benzene_dimers, silicon
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
 from graph_pes.models import PaiNN, SchNet
@@ -21,15 +22,6 @@ MODELS = {
     "PaiNN 128x3": lambda cutoff: PaiNN(channels=128, radial_features=20, layers=3, cutoff=cutoff),
     "SchNet 128x3": lambda cutoff: SchNet(channels=128, layers=3, cutoff=cutoff),
 }
-CUTOFF = 5.0
-
-
-def silicon(n_atoms: int) -> ase.Atoms:
-    """A rattled diamond crystal of 64 or 512 atoms."""
-    repeats = {64: (2, 2, 2), 512: (4, 4, 4)}[n_atoms]
-    atoms = ase.build.bulk("Si", cubic=True) * repeats
-    atoms.rattle(0.05, seed=0)
-    return atoms
 
 
 def evaluation(model: torch.nn.Module, n_atoms: int) -> Callable[[], object]:
@@ -37,17 +29,6 @@ def evaluation(model: torch.nn.Module, n_atoms: int) -> Callable[[], object]:
     graph = AtomicGraph.from_ase(silicon(n_atoms), CUTOFF)
     model.eval()
     return lambda: model.predict(graph, ["energy", "forces", "stress"])
-
-
-def benzene_dimers(n_structures: int) -> list[ase.Atoms]:
-    """Rattled pairs of benzene molecules, 24 atoms each."""
-    structures = []
-    for seed in range(n_structures):
-        atoms = ase.build.molecule("C6H6")
-        atoms.extend(ase.Atoms(atoms.numbers, atoms.positions + [0, 1.0, 3.5]))
-        atoms.rattle(0.05, seed=seed)
-        structures.append(atoms)
-    return structures
 
 
 def training_step(model: torch.nn.Module, structures: list[ase.Atoms]) -> Callable[[], object]:

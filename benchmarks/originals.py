@@ -1,0 +1,104 @@
+"""Times the original implementation of a model, as `worker.py` times graph-pes.
+
+Runs in the environment of one original package, with ase; weights are random.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ase
+import torch
+from structures import CUTOFF, benzene_dimers, silicon
+
+#: Maps structures to energy, forces and, where asked for, stress.
+Predict = Callable[[bool], dict[str, torch.Tensor]]
+
+
+def schnetpack(name: str, structures: Sequence[ase.Atoms]) -> tuple[torch.nn.Module, Predict]:
+    """PaiNN and SchNet of schnetpack."""
+    import schnetpack as spk
+    from schnetpack.interfaces import AtomsConverter
+    from schnetpack.transform import MatScipyNeighborList
+
+    cutoff_fn = spk.nn.CosineCutoff(CUTOFF)
+    if name == "PaiNN 128x3":
+        radial = spk.nn.BesselRBF(n_rbf=20, cutoff=CUTOFF)
+        network = spk.representation.PaiNN(128, 3, radial, cutoff_fn)
+    else:
+        radial = spk.nn.GaussianRBF(n_rbf=50, cutoff=CUTOFF)
+        network = spk.representation.SchNet(128, 3, radial, cutoff_fn)
+    periodic = bool(structures[0].pbc.any())
+    model = spk.model.NeuralNetworkPotential(
+        network,
+        input_modules=[
+            *([spk.atomistic.Strain()] if periodic else []),
+            spk.atomistic.PairwiseDistances(),
+        ],
+        output_modules=[
+            spk.atomistic.Atomwise(128, output_key="energy"),
+            spk.atomistic.Forces(calc_stress=periodic),
+        ],
+    )
+    convert = AtomsConverter(MatScipyNeighborList(CUTOFF), dtype=torch.float32, device="cpu")
+    inputs = convert(list(structures))
+
+    def predict(stress: bool) -> dict[str, torch.Tensor]:
+        return model(dict(inputs))
+
+    return model, predict
+
+
+BUILDERS: dict[str, Callable[[str, Sequence[ase.Atoms]], tuple[torch.nn.Module, Predict]]] = {
+    "PaiNN 128x3": schnetpack,
+    "SchNet 128x3": schnetpack,
+}
+
+
+def repeat_of(request: dict[str, Any]) -> Callable[[], object]:
+    """What one repeat of a task does."""
+    size, training = request["size"], request["task"].startswith("training")
+    structures = benzene_dimers(size) if "dimers" in request["task"] else [silicon(size)]
+    model, predict = BUILDERS[request["model"]](request["model"], structures)
+    if not training:
+        model.eval()
+        return lambda: predict(True)
+
+    n_atoms = sum(map(len, structures))
+    forces = torch.cat([torch.tensor(s.positions * 0.01) for s in structures]).float()
+    assert forces.shape == (n_atoms, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        predictions = predict(False)
+        loss = ((predictions["energy"] + 1) ** 2).mean()
+        loss = loss + ((predictions["forces"] - forces) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    """Serve one task."""
+    request = json.loads(sys.stdin.readline())
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    run = repeat_of(request)
+    for _ in range(3):
+        run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.process_time()
+        run()
+        print(time.process_time() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()
