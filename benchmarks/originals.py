@@ -15,11 +15,13 @@ import ase
 import torch
 from structures import CUTOFF, benzene_dimers, silicon
 
-#: Maps structures to energy, forces and, where asked for, stress.
-Predict = Callable[[bool], dict[str, torch.Tensor]]
+#: Gives energy, forces and, where it was asked for, stress.
+Predict = Callable[[], dict[str, torch.Tensor]]
 
 
-def schnetpack(name: str, structures: Sequence[ase.Atoms]) -> tuple[torch.nn.Module, Predict]:
+def schnetpack(
+    name: str, structures: Sequence[ase.Atoms], stress: bool
+) -> tuple[torch.nn.Module, Predict]:
     """PaiNN and SchNet of schnetpack."""
     import schnetpack as spk
     from schnetpack.interfaces import AtomsConverter
@@ -32,28 +34,25 @@ def schnetpack(name: str, structures: Sequence[ase.Atoms]) -> tuple[torch.nn.Mod
     else:
         radial = spk.nn.GaussianRBF(n_rbf=50, cutoff=CUTOFF)
         network = spk.representation.SchNet(128, 3, radial, cutoff_fn)
-    periodic = bool(structures[0].pbc.any())
     model = spk.model.NeuralNetworkPotential(
         network,
         input_modules=[
-            *([spk.atomistic.Strain()] if periodic else []),
+            *([spk.atomistic.Strain()] if stress else []),
             spk.atomistic.PairwiseDistances(),
         ],
         output_modules=[
             spk.atomistic.Atomwise(128, output_key="energy"),
-            spk.atomistic.Forces(calc_stress=periodic),
+            spk.atomistic.Forces(calc_stress=stress),
         ],
     )
     convert = AtomsConverter(MatScipyNeighborList(CUTOFF), dtype=torch.float32, device="cpu")
     inputs = convert(list(structures))
 
-    def predict(stress: bool) -> dict[str, torch.Tensor]:
-        return model(dict(inputs))
-
-    return model, predict
+    return model, lambda: model(dict(inputs))
 
 
-BUILDERS: dict[str, Callable[[str, Sequence[ase.Atoms]], tuple[torch.nn.Module, Predict]]] = {
+Builder = Callable[[str, Sequence[ase.Atoms], bool], tuple[torch.nn.Module, Predict]]
+BUILDERS: dict[str, Builder] = {
     "PaiNN 128x3": schnetpack,
     "SchNet 128x3": schnetpack,
 }
@@ -63,10 +62,10 @@ def repeat_of(request: dict[str, Any]) -> Callable[[], object]:
     """What one repeat of a task does."""
     size, training = request["size"], request["task"].startswith("training")
     structures = benzene_dimers(size) if "dimers" in request["task"] else [silicon(size)]
-    model, predict = BUILDERS[request["model"]](request["model"], structures)
+    model, predict = BUILDERS[request["model"]](request["model"], structures, not training)
     if not training:
         model.eval()
-        return lambda: predict(True)
+        return predict
 
     n_atoms = sum(map(len, structures))
     forces = torch.cat([torch.tensor(s.positions * 0.01) for s in structures]).float()
@@ -76,7 +75,7 @@ def repeat_of(request: dict[str, Any]) -> Callable[[], object]:
 
     def step() -> None:
         optimizer.zero_grad()
-        predictions = predict(False)
+        predictions = predict()
         loss = ((predictions["energy"] + 1) ** 2).mean()
         loss = loss + ((predictions["forces"] - forces) ** 2).mean()
         loss.backward()
