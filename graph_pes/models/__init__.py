@@ -2,6 +2,7 @@
 
 from .addition import AdditionModel, TensorAdditionModel
 from .base import GraphPESModel, GraphPropertyModel, GraphTensorModel
+from .eddp import EDDP
 from .freeze import freeze, freeze_all_except, freeze_any_matching, freeze_matching
 from .io import load_model, load_model_component, save_model
 from .lennard_jones import LennardJones, LennardJonesMixture
@@ -21,6 +22,7 @@ from .unit_converter import UnitConverter
 from .zbl import ZBLCoreRepulsion
 
 ALL_PES_MODELS: list[type[GraphPESModel]] = [
+    EDDP,
     FixedOffset,
     LearnableOffset,
     LennardJones,
@@ -36,6 +38,7 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
 __all__ = [
     "ALL_PES_MODELS",
     "AdditionModel",
+    "EDDP",
     "EnergyOffset",
     "FixedOffset",
     "FixedTensorOffset",

@@ -10,6 +10,7 @@ import torch
 
 from graph_pes.models.addition import AdditionModel
 from graph_pes.models.base import GraphPESModel
+from graph_pes.models.eddp import EDDP
 from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
 from graph_pes.models.morse import Morse
 from graph_pes.models.offsets import FixedOffset, LearnableOffset
@@ -49,6 +50,19 @@ def schnet() -> GraphPESModel:
     return randomised(model, factor=2.0)
 
 
+def eddp() -> GraphPESModel:
+    model = EDDP(
+        elements=["H", "C", "O"],
+        cutoff=4.0,
+        features=3,
+        max_power=6,
+        three_body_cutoff=3.0,
+        three_body_features=2,
+        learnable_powers=True,
+    )
+    return randomised(model)
+
+
 def with_offsets() -> GraphPESModel:
     return AdditionModel(
         network=painn(),
@@ -86,6 +100,7 @@ MODELS = [
     Row("StillingerWeber", StillingerWeber, elements=("Si",)),
     Row("SchNet", schnet),
     Row("PaiNN", painn),
+    Row("EDDP", eddp),
     Row("FixedOffset", lambda: FixedOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("LearnableOffset", lambda: LearnableOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("AdditionModel", with_offsets),
