@@ -18,6 +18,7 @@ from .painn import PaiNN
 from .pair_potential import PairPotential, SmoothedPairPotential
 from .schnet import SchNet
 from .stillinger_weber import StillingerWeber
+from .tensornet import TensorNet
 from .unit_converter import UnitConverter
 from .zbl import ZBLCoreRepulsion
 
@@ -32,6 +33,7 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
     SchNet,
     SmoothedPairPotential,
     StillingerWeber,
+    TensorNet,
     ZBLCoreRepulsion,
 ]
 
@@ -56,6 +58,7 @@ __all__ = [
     "SmoothedPairPotential",
     "StillingerWeber",
     "TensorAdditionModel",
+    "TensorNet",
     "UnitConverter",
     "ZBLCoreRepulsion",
     "freeze",

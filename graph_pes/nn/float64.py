@@ -20,9 +20,9 @@ class Float64Tensors(nn.Module):
         super().__init__()
         self.float64_names: set[str] = set()
 
-    def register_float64_buffer(self, name: str, tensor: Tensor) -> None:
-        """Register a buffer that stays in double precision."""
-        self.register_buffer(name, tensor.double())
+    def register_float64_buffer(self, name: str, tensor: Tensor, persistent: bool = True) -> None:
+        """Register a buffer that stays in double precision; constants need not be saved."""
+        self.register_buffer(name, tensor.double(), persistent=persistent)
         self.float64_names.add(name)
 
     def register_float64_parameter(self, name: str, tensor: Tensor, requires_grad: bool) -> None:

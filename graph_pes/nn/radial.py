@@ -8,6 +8,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from .envelopes import CosineEnvelope
+from .float64 import Float64Tensors
+
 
 class DistanceExpansion(nn.Module, ABC):
     """Expands distances in a set of functions.
@@ -117,6 +120,58 @@ class ExponentialRBF(DistanceExpansion):
         return torch.exp(-self.beta * (torch.exp(-r) - self.centers) ** 2)
 
 
+class ExpNormal(DistanceExpansion):
+    r"""Gaussians in :math:`e^{-5 r / r_c}`, times a cosine envelope :math:`f_c`.
+
+    .. math::  \phi_n(r) = f_c(r) \exp(-\beta_n (e^{-5 r / r_c} - \mu_n)^2)
+
+    The basis of TorchMD-Net, doi:10.48550/arXiv.2202.02541. Centres and widths, which are those
+    of `ExponentialRBF` to begin with, are trained.
+    """
+
+    def __init__(self, n_features: int, cutoff: float, trainable: bool = True):
+        super().__init__(n_features, cutoff, trainable)
+        self.gaussians = ExponentialRBF(n_features, cutoff, trainable)
+        self.envelope = CosineEnvelope(cutoff)
+
+    def expand(self, r: Tensor) -> Tensor:  # noqa: D102
+        return self.envelope(r) * self.gaussians(r * (5 / self.cutoff))
+
+
+class SmoothBessel(DistanceExpansion, Float64Tensors):
+    r"""Orthogonal combinations of :math:`\sin(k \pi r / r_c) / r` that end smoothly.
+
+    Value and slope are zero at the cutoff. Kocer, Mason and Erturk, doi:10.1063/1.5086167.
+    Nothing is trained.
+    """
+
+    coefficients: Tensor
+
+    def __init__(self, n_features: int, cutoff: float, trainable: bool = True):
+        super().__init__(n_features, cutoff, trainable)
+        coefficients = _smooth_bessel(n_features, float(cutoff))
+        self.register_float64_buffer("coefficients", coefficients, persistent=False)
+
+    def expand(self, r: Tensor) -> Tensor:  # noqa: D102
+        k = torch.arange(1, self.n_features + 2, dtype=r.dtype, device=r.device)
+        return torch.sinc(k * r / self.cutoff) @ self.coefficients.to(r.dtype)
+
+
+def _smooth_bessel(n_features: int, cutoff: float) -> Tensor:
+    """What sin(kπx)/(kπx), k = 1 ... B + 1, contribute to B functions of x: shape (B + 1, B)."""
+    functions = torch.zeros(n_features, n_features + 1, dtype=torch.float64)
+    d = 1.0
+    for n in range(n_features):
+        a, b = n + 1, n + 2
+        size = (-1) ** n * math.sqrt(2) * math.pi / cutoff**1.5 * a * b / math.hypot(a, b)
+        functions[n, n : n + 2] = size
+        if n > 0:  # subtract what overlaps with the one before
+            e = n**2 * (n + 2) ** 2 / (4 * (n + 1) ** 4 + 1)
+            overlap, d = math.sqrt(e / d), 1 - e / d
+            functions[n] = (functions[n] + overlap * functions[n - 1]) / math.sqrt(d)
+    return functions.T.contiguous()
+
+
 def get_distance_expansion(name: str | type[DistanceExpansion]) -> type[DistanceExpansion]:
     """The class of an expansion, which may be given by its name.
 
@@ -127,7 +182,15 @@ def get_distance_expansion(name: str | type[DistanceExpansion]) -> type[Distance
     """
     if isinstance(name, type) and issubclass(name, DistanceExpansion):
         return name
-    known = {cls.__name__: cls for cls in (Bessel, GaussianSmearing, SinExpansion, ExponentialRBF)}
+    expansions = (
+        Bessel,
+        GaussianSmearing,
+        SinExpansion,
+        ExponentialRBF,
+        ExpNormal,
+        SmoothBessel,
+    )
+    known = {cls.__name__: cls for cls in expansions}
     if name not in known:
         raise ValueError(f"Unknown distance expansion {name!r}: expected one of {sorted(known)}")
     return known[name]

@@ -18,6 +18,7 @@ from graph_pes.models.painn import PaiNN
 from graph_pes.models.pair_potential import SmoothedPairPotential
 from graph_pes.models.schnet import SchNet
 from graph_pes.models.stillinger_weber import StillingerWeber
+from graph_pes.models.tensornet import TensorNet
 from graph_pes.models.unit_converter import UnitConverter
 from graph_pes.models.zbl import ZBLCoreRepulsion
 
@@ -63,6 +64,10 @@ def eddp() -> GraphPESModel:
     return randomised(model)
 
 
+def tensornet(**options: Any) -> GraphPESModel:
+    return randomised(TensorNet(cutoff=4.0, radial_features=6, channels=6, layers=2, **options))
+
+
 def with_offsets() -> GraphPESModel:
     return AdditionModel(
         network=painn(),
@@ -100,6 +105,12 @@ MODELS = [
     Row("StillingerWeber", StillingerWeber, elements=("Si",)),
     Row("SchNet", schnet),
     Row("PaiNN", painn),
+    Row("TensorNet", tensornet),
+    Row(
+        "TensorNet-torchmd-net",
+        lambda: tensornet(variant="torchmd-net", radial_expansion="ExpNormal"),
+    ),
+    Row("TensorNet-matgl", lambda: tensornet(variant="matgl", radial_expansion="SmoothBessel")),
     Row("EDDP", eddp),
     Row("FixedOffset", lambda: FixedOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("LearnableOffset", lambda: LearnableOffset(H=-13.6, C=-1030.5, O=-2043.25)),

@@ -1,0 +1,273 @@
+r"""Fields of 3×3 matrices, by irreducible components.
+
+A matrix is the sum of a multiple of the identity (I), an antisymmetric part (A) and a symmetric
+traceless one (S), with 1, 3 and 5 components: its coordinates in the basis ``MATRIX_BASIS``, which
+is orthonormal in the Frobenius product :math:`\mathrm{tr}(X^T Y)`. Fields of C channels have shape
+(N, 9, C), so that rows of memory hold all of an atom, norms are sums of squares, and channels are
+mixed by matrix products on the last dimension. Simeon and de Fabritiis,
+doi:10.48550/arXiv.2306.06482.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .float64 import Float64Tensors
+from .trilinear import TrilinearForm, pieces
+
+#: Rows of a field that hold I, A and S.
+PARTS = (slice(0, 1), slice(1, 4), slice(4, 9))
+
+
+def _matrix_basis() -> Tensor:
+    """The basis, shape (9, 3, 3), in double precision.
+
+    The antisymmetric matrices are those of cross products, v ↦ e × v; the symmetric ones go
+    with xy, yz, xz, x² - y² and 2z² - x² - y².
+    """
+    basis = torch.zeros(9, 3, 3, dtype=torch.float64)
+    basis[0] = torch.eye(3)
+    for n, (a, b) in enumerate([(2, 1), (0, 2), (1, 0)], start=1):
+        basis[n, a, b], basis[n, b, a] = 1.0, -1.0
+    for n, (a, b) in enumerate([(0, 1), (1, 2), (0, 2)], start=4):
+        basis[n, a, b] = basis[n, b, a] = 1.0
+    basis[7] = torch.diag(torch.tensor([1.0, -1.0, 0.0]))
+    basis[8] = torch.diag(torch.tensor([-1.0, -1.0, 2.0]))
+    return basis / basis.square().sum((1, 2), keepdim=True).sqrt()
+
+
+MATRIX_BASIS = _matrix_basis()
+
+
+def components_of_directions(directions: Tensor) -> Tensor:
+    r"""Components of :math:`1`, :math:`[\hat{r}]_\times` and :math:`\hat{r}\hat{r}^T - 1/3`.
+
+    Parameters
+    ----------
+    directions
+        Unit vectors, or zero, which gives the identity alone: shape (E, 3).
+
+    Returns
+    -------
+    Tensor
+        Shape (E, 9).
+
+    Examples
+    --------
+    >>> r = torch.tensor([[0.6, 0.0, 0.8]], dtype=torch.float64)
+    >>> matrix = torch.einsum("ek,kab->eab", components_of_directions(r), MATRIX_BASIS)[0]
+    >>> outer = r.T @ r - torch.eye(3) / 3
+    >>> torch.allclose((matrix + matrix.T) / 2, torch.eye(3, dtype=r.dtype) + outer)
+    True
+    """
+    x, y, z = directions.unbind(-1)
+    root_2 = math.sqrt(2)
+    symmetric = [
+        root_2 * x * y,
+        root_2 * y * z,
+        root_2 * x * z,
+        (x + y) * (x - y) / root_2,
+        (2 * z * z - x * x - y * y) / math.sqrt(6),
+    ]
+    identity = torch.full_like(x, math.sqrt(3))
+    return torch.stack([identity, root_2 * x, root_2 * y, root_2 * z, *symmetric], dim=-1)
+
+
+def vectors_of(x: Tensor) -> Tensor:
+    """The vectors v whose cross products are the antisymmetric parts: (N, 9, C) to (N, 3, C)."""
+    return x[:, PARTS[1]] / math.sqrt(2)
+
+
+def squared_norms(x: Tensor) -> Tensor:
+    """Squared Frobenius norms of the matrices (N, 9, C): shape (N, C)."""
+    return x.square().sum(1)
+
+
+def squared_norms_of_parts(x: Tensor) -> Tensor:
+    """Squared Frobenius norms of I, A and S of (N, 9, C): shape (N, 3 C)."""
+    squares = x.square()
+    return torch.cat([squares[:, part].sum(1) for part in PARTS], dim=-1)
+
+
+class MatrixLinear(nn.Module):
+    """Mixes channels, with different weights for I, A and S.
+
+    Parameters
+    ----------
+    channels
+        C.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        linear = [nn.Linear(channels, channels, bias=False) for _ in PARTS]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in linear]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (N, 9, C) to (N, 9, C)."""
+        return _Linear()(0, self.weight, x)
+
+
+class _Linear(TrilinearForm):
+    """Sum over atoms and components of g · W x, of g (N, 9, C), W (3, C, C) and x (N, 9, C)."""
+
+    def partial(self, n: int, x: Tensor, y: Tensor) -> Tensor:
+        if n == 1:  # W, at g and x
+            return torch.stack(
+                [x[:, part].flatten(0, 1).T @ y[:, part].flatten(0, 1) for part in PARTS]
+            )
+        W, field = (x.transpose(1, 2), y) if n == 0 else (y, x)
+        return torch.cat([field[:, part] @ w for part, w in zip(PARTS, W, strict=True)], dim=1)
+
+
+class MatrixProduct(Float64Tensors):
+    """Products of matrices, XY or, if they are symmetric, XY + YX.
+
+    Under reflection, antisymmetric parts that are made of directions change their sign, and
+    others do not. XY + YX keeps the two apart; XY mixes them.
+    """
+
+    basis: Tensor
+
+    def __init__(self, symmetric: bool):
+        super().__init__()
+        self.symmetric = symmetric
+        self.register_float64_buffer("basis", MATRIX_BASIS.reshape(9, 9).T, persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """From two fields (N, 9, C) to one."""
+        return _Product(self.basis.to(x.dtype), self.symmetric)(0, x, y)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"symmetric={self.symmetric}"
+
+
+class _Product(TrilinearForm):
+    """Sum over atoms of tr(gᵀ xy), or of tr(gᵀ (xy + yx)), of three fields (N, 9, C)."""
+
+    def __init__(self, basis: Tensor, symmetric: bool):
+        self.basis = basis  # (9 elements of the matrix, 9 components)
+        self.symmetric = symmetric
+
+    def partial(self, n: int, x: Tensor, y: Tensor) -> Tensor:
+        x, y = self.matrices(x), self.matrices(y)
+        if n > 0:  # gyᵀ for n = 1; xᵀg, where g comes first, for n = 2
+            y = y.transpose(1, 2)
+        product = _matmul(y, x) if n == 2 else _matmul(x, y)
+        if self.symmetric:
+            product = _matmul(x, y, product) if n == 2 else _matmul(y, x, product)
+        return torch.bmm(self.basis.T.expand(x.shape[0], 9, 9), product.flatten(1, 2))
+
+    def matrices(self, x: Tensor) -> Tensor:
+        """From components (N, 9, C) to elements (N, 3, 3, C)."""
+        return torch.bmm(self.basis.expand(x.shape[0], 9, 9), x).unflatten(1, (3, 3))
+
+
+def _matmul(x: Tensor, y: Tensor, start: Tensor | None = None) -> Tensor:
+    """Products of matrices (N, 3, 3, C), channel by channel, added to what there is."""
+    terms = [(x[:, :, a, None], y[:, None, a]) for a in range(3)]
+    if start is None:
+        (first_x, first_y), *terms = terms
+        start = first_x * first_y
+    for left, right in terms:
+        start = start.addcmul_(left, right)
+    return start
+
+
+class NeighbourSum(TrilinearForm):
+    r"""Sum over edges of :math:`g_i \cdot (f_{ij} \circ h_j)`: its derivative 0 is the messages.
+
+    Of fields g and h (N, 9, C) and filters f (P, 3, C) with values for I, A and S.
+
+    Parameters
+    ----------
+    i, j
+        Central atom and neighbour of each edge, shape (P,).
+    symmetric
+        Whether each edge stands for its reverse too, with the same filters.
+    """
+
+    def __init__(self, i: Tensor, j: Tensor, symmetric: bool):
+        self.i, self.j, self.symmetric = i, j, symmetric
+
+    def partial(self, n: int, x: Tensor, y: Tensor) -> Tensor:
+        """Messages for n = 0; how the form depends on filters and neighbours for n = 1 and 2."""
+        if n == 1:
+            return self._filters(x, y)
+        return (
+            self._messages(x, y, self.i, self.j) if n == 0 else self._messages(y, x, self.j, self.i)
+        )
+
+    def _messages(self, f: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        result = h.new_zeros(h.shape[0], h[0].numel())
+        for piece in pieces(f.shape[0], h[0].numel(), h.device):
+            f_piece, ends = f[piece], [(i[piece], j[piece])]
+            if self.symmetric:
+                ends.append((j[piece], i[piece]))
+            for to, source in ends:
+                message = h.index_select(0, source)
+                for n, part in enumerate(PARTS):
+                    message[:, part].mul_(f_piece[:, n : n + 1])
+                result.index_add_(0, to, message.flatten(1))
+        return result.view_as(h)
+
+    def _filters(self, g: Tensor, h: Tensor) -> Tensor:
+        result = []
+        for piece in pieces(self.i.shape[0], h[0].numel(), h.device):
+            i, j = self.i[piece], self.j[piece]
+            products = g.index_select(0, i) * h.index_select(0, j)
+            if self.symmetric:
+                products.addcmul_(g.index_select(0, j), h.index_select(0, i))
+            result.append(torch.stack([products[:, part].sum(1) for part in PARTS], dim=1))
+        return torch.cat(result) if result else h.new_zeros(0, 3, h.shape[2])
+
+
+class EdgeSum(TrilinearForm):
+    r"""Sum over edges of :math:`g_i \cdot (q_{ij} \circ y_{ij})`; its derivative 0 is the sums.
+
+    Of fields g (N, 9, C), weights q (E, 3, C) and the components y (E, 9) of matrices.
+
+    Parameters
+    ----------
+    i
+        Central atom of each edge, shape (E,).
+    n_atoms
+        N.
+    """
+
+    def __init__(self, i: Tensor, n_atoms: int):
+        self.i, self.n_atoms = i, n_atoms
+
+    def partial(self, n: int, x: Tensor, y: Tensor) -> Tensor:
+        """Sums (N, 9, C) for n = 0; how the form depends on q and y for n = 1 and 2."""
+        if n == 0:
+            return self._sums(x, y)
+        return self._weights(x, y) if n == 1 else self._matrices(x, y)
+
+    def _sums(self, q: Tensor, y: Tensor) -> Tensor:
+        C = q.shape[2]
+        result = q.new_zeros(self.n_atoms, 9 * C)
+        for piece in pieces(q.shape[0], 9 * C, q.device):
+            terms = [q[piece, n : n + 1] * y[piece, part, None] for n, part in enumerate(PARTS)]
+            result.index_add_(0, self.i[piece], torch.cat(terms, dim=1).flatten(1))
+        return result.view(-1, 9, C)
+
+    def _weights(self, g: Tensor, y: Tensor) -> Tensor:
+        result = []
+        for piece in pieces(y.shape[0], g[0].numel(), g.device):
+            products = g.index_select(0, self.i[piece]).mul_(y[piece, :, None])
+            result.append(torch.stack([products[:, part].sum(1) for part in PARTS], dim=1))
+        return torch.cat(result) if result else g.new_zeros(0, 3, g.shape[2])
+
+    def _matrices(self, g: Tensor, q: Tensor) -> Tensor:
+        result = []
+        for piece in pieces(q.shape[0], g[0].numel(), g.device):
+            g_piece = g.index_select(0, self.i[piece])
+            terms = [
+                torch.bmm(g_piece[:, part], q[piece, n, :, None]) for n, part in enumerate(PARTS)
+            ]
+            result.append(torch.cat(terms, dim=1).squeeze(2))
+        return torch.cat(result) if result else g.new_zeros(0, 9)

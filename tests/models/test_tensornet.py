@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import torch
+
+from graph_pes.atomic_graph import AtomicGraph
+from graph_pes.models import TensorNet
+from graph_pes.nn.mlp import MLP
+
+REFERENCES = Path(__file__).parents[1] / "references"
+Weights = dict[str, np.ndarray]
+
+
+# --- weights of other implementations -----------------------------------------------------
+
+
+def copy(to: torch.Tensor, value: np.ndarray, rows: list[int] | None = None) -> None:
+    """Set a parameter, or those of its rows that belong to some elements."""
+    with torch.no_grad():
+        to[slice(None) if rows is None else rows] = torch.from_numpy(value)
+
+
+def copy_mlp(mlp: MLP, weights: Weights, name: str) -> None:
+    for n, layer in enumerate(mlp.linear_layers):
+        copy(layer.weight, weights[name.format(n, "weight")])
+        copy(layer.bias, weights[name.format(n, "bias")])
+
+
+def copy_norm(norm: torch.nn.LayerNorm, weights: Weights, name: str) -> None:
+    copy(norm.weight, weights[f"{name}.weight"])
+    copy(norm.bias, weights[f"{name}.bias"])
+
+
+def starting_with(frozen: Weights, prefix: str) -> Weights:
+    return {k.removeprefix(prefix): v for k, v in frozen.items() if k.startswith(prefix)}
+
+
+def from_graph_pes_1(frozen: Weights, case: str, dtype: torch.dtype) -> TensorNet:
+    """Our model with the weights of graph-pes 1."""
+    settings = ("cutoff", "radial_features", "channels", "layers")
+    arguments = {name: frozen[name].item() for name in settings}
+    model = TensorNet(**arguments, direct_force_predictions=case == "direct").double()
+    weights, Zs = starting_with(frozen, f"{case}.weights."), frozen["Zs"].tolist()
+    copy(model.embedding.elements.embeddings.values, weights["elements"], Zs)
+    copy(model.scaler.per_element_scaling.values, weights["scales"], Zs)
+
+    edges = "embedding.edge_embedding."
+    filters = f"{edges}distance_embedding.components.0."
+    copy(model.radial.beta, weights[f"{filters}0.beta"])
+    copy(model.radial.centers, weights[f"{filters}0.centers"])
+    copy(model.embedding.filters.weight, weights[f"{filters}1.weight"])
+    copy(model.embedding.filters.bias, weights[f"{filters}1.bias"])
+    copy(model.embedding.pairs.weight, weights[f"{edges}z_map.weight"])
+    copy_norm(model.embedding.norm, weights, "embedding.layer_norm")
+    copy_mlp(model.embedding.scales, weights, "embedding.mlp.linear_layers.{}.{}")
+
+    def stacked(name: str) -> np.ndarray:
+        return np.stack([weights[name.format(part)] for part in "IAS"])
+
+    copy(model.embedding.mix.weight, stacked("embedding.W_{}.linear.weight"))
+    for n, interaction in enumerate(model.interactions):
+        name = f"interactions.{n}."
+        copy(interaction.mix.weight, stacked(name + "W_{}_pre.linear.weight"))
+        copy(interaction.mix_products.weight, stacked(name + "W_{}_post.linear.weight"))
+        filters = name + "distance_embedding.components.0.1.linear_layers.{}.{}"
+        copy_mlp(interaction.filters, weights, filters)
+    copy_norm(model.read_out.norm, weights, "energy_read_out.layer_norm")
+    copy_mlp(model.read_out.mlp, weights, "energy_read_out.mlp.linear_layers.{}.{}")
+    if model.force_read_out is not None:
+        copy(model.force_read_out.weight, weights["force_read_out.linear.linear.weight"])
+    return model.to(dtype).eval()
+
+
+def largest_errors(
+    model: TensorNet, frozen: Weights, case: str, dtype: torch.dtype
+) -> dict[str, float]:
+    """Relative to the largest value of all structures."""
+    errors, scales = {}, {}
+    for n in range(sum(name.endswith(".R") for name in frozen)):
+        Z, R, cell, pbc = (frozen[f"structure.{n}.{key}"] for key in ("Z", "R", "cell", "pbc"))
+        atoms = ase.Atoms(Z, R, cell=cell, pbc=pbc)
+        graph = AtomicGraph.from_ase(atoms, model.cutoff_value, dtype=dtype)
+        expected = starting_with(frozen, f"{case}.structure.{n}.")
+        assert {"energy", "forces"} <= expected.keys()
+        for key, value in model.predict(graph, list(expected)).items():
+            difference = np.abs(value.numpy() - expected[key]).max()
+            errors[key] = max(errors.get(key, 0.0), difference)
+            scales[key] = max(scales.get(key, 0.0), np.abs(expected[key]).max())
+    return {key: error / scales[key] for key, error in errors.items()}
+
+
+TOLERANCES = [(torch.float64, 1e-9), (torch.float32, 1e-5)]
+
+
+@pytest.mark.parametrize("case", ["conservative", "direct"])
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+def test_against_graph_pes_1(case: str, dtype: torch.dtype, tolerance: float) -> None:
+    """What graph-pes 1.0.2 gave: see make_graph_pes_1_tensornet.py."""
+    frozen = dict(np.load(REFERENCES / "graph_pes_1_tensornet.npz"))
+    model = from_graph_pes_1(frozen, case, dtype)
+    errors = largest_errors(model, frozen, case, dtype)
+    assert max(errors.values()) < tolerance, errors
+    assert len(errors) == (3 if case == "conservative" else 2)
