@@ -4,8 +4,10 @@ from .batching import CustomPropertyBatcher, register_custom_batcher, to_batch
 from .graph import DEFAULT_CUTOFF, AtomicGraph, replace
 from .neighbours import (
     as_directed,
+    as_neighbour_matrix,
     keep_at_most_k_neighbours,
     neighbour_list,
+    neighbour_matrix,
     select_edges,
     trim_edges,
     undirected_edges,
@@ -47,6 +49,7 @@ __all__ = [
     "Property",
     "PropertyKey",
     "as_directed",
+    "as_neighbour_matrix",
     "available_properties",
     "divide_per_atom",
     "edge_wise_softmax",
@@ -61,6 +64,7 @@ __all__ = [
     "label_mask",
     "neighbour_distances",
     "neighbour_list",
+    "neighbour_matrix",
     "neighbour_vectors",
     "number_of_atoms",
     "number_of_edges",

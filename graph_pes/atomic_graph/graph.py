@@ -20,7 +20,14 @@ DEFAULT_CUTOFF: Final[float] = 5.0
 EDGE_VECTORS: Final[str] = "_edge_vectors"
 TRIPLET_EDGES: Final[str] = "_triplet_edges"
 TRIPLET_CUTOFF: Final[str] = "_triplet_cutoff"
-DERIVED_KEYS: Final[tuple[str, ...]] = (EDGE_VECTORS, TRIPLET_EDGES, TRIPLET_CUTOFF)
+#: Number of neighbours of each atom, on graphs whose edges form a matrix (`as_neighbour_matrix`).
+NEIGHBOUR_COUNTS: Final[str] = "_neighbour_counts"
+DERIVED_KEYS: Final[tuple[str, ...]] = (
+    EDGE_VECTORS,
+    TRIPLET_EDGES,
+    TRIPLET_CUTOFF,
+    NEIGHBOUR_COUNTS,
+)
 
 #: Key of ``AtomicGraph.other`` that marks a graph in which the reverse of an edge may be missing.
 DIRECTED: Final[str] = "_directed"

@@ -7,8 +7,22 @@ from torch import Tensor
 
 from graph_pes.tensors import determinant_3x3
 
-from .graph import DIRECTED, EDGE_VECTORS, TRIPLET_EDGES, AtomicGraph
-from .ops import neighbour_distances, number_of_atoms, number_of_edges, number_of_structures
+from .graph import (
+    DIRECTED,
+    EDGE_VECTORS,
+    NEIGHBOUR_COUNTS,
+    TRIPLET_CUTOFF,
+    TRIPLET_EDGES,
+    AtomicGraph,
+)
+from .ops import (
+    neighbour_distances,
+    neighbour_vectors,
+    number_of_atoms,
+    number_of_edges,
+    number_of_neighbours,
+    number_of_structures,
+)
 
 
 def neighbour_list(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
@@ -119,6 +133,7 @@ def _checked_cell(R: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
 def select_edges(graph: AtomicGraph, keep: Tensor) -> AtomicGraph:
     """The graph with only those edges where ``keep``, shape (E,), is true."""
     other = dict(graph.other)
+    other.pop(NEIGHBOUR_COUNTS, None)
     if EDGE_VECTORS in other:
         other[EDGE_VECTORS] = other[EDGE_VECTORS][keep]
     if TRIPLET_EDGES in other:
@@ -171,6 +186,51 @@ def as_directed(graph: AtomicGraph) -> AtomicGraph:
     """The same graph, marked as one in which the reverse of an edge may be missing."""
     mark = torch.ones(number_of_structures(graph), dtype=torch.bool, device=graph.Z.device)
     return graph._replace(other={**graph.other, DIRECTED: mark})
+
+
+def as_neighbour_matrix(graph: AtomicGraph) -> AtomicGraph:
+    """A graph in which every atom has equally many edges, D, so that E = N D.
+
+    Edges that fill up go from an atom to itself, with a vector that is longer than the cutoff:
+    whatever is zero from there on, value and slope, needs no masks. `number_of_neighbours`
+    still counts the others only. At least one edge per atom; a graph that already is such a
+    matrix is returned as it is.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> graph = as_neighbour_matrix(AtomicGraph.from_ase(molecule("H2O"), cutoff=1.2))
+    >>> graph.neighbour_list
+    tensor([[0, 0, 1, 1, 2, 2],
+            [1, 2, 0, 1, 0, 2]])
+    >>> neighbour_distances(graph)
+    tensor([0.9686, 0.9686, 0.9686, 2.2000, 0.9686, 2.2000])
+    """
+    if NEIGHBOUR_COUNTS in graph.other:
+        return graph
+    N, E, (i, j) = number_of_atoms(graph), number_of_edges(graph), graph.neighbour_list
+    counts = number_of_neighbours(graph, include_central_atom=False)
+    D = max(1, int(counts.max())) if N > 0 else 1
+    other = {key: x for key, x in graph.other.items() if key not in (TRIPLET_EDGES, TRIPLET_CUTOFF)}
+    other[NEIGHBOUR_COUNTS], vectors = counts, neighbour_vectors(graph)
+    if N * D == E:
+        return graph._replace(other={**other, EDGE_VECTORS: vectors})
+    first = torch.cumsum(counts, 0) - counts
+    place = i * D + torch.arange(E, device=i.device) - first.index_select(0, i)
+    atoms = torch.arange(N, device=i.device).repeat_interleave(D)
+    beyond = vectors.new_tensor([graph.cutoff + 1, 0, 0]).expand(N * D, 3)
+    offsets = graph.neighbour_cell_offsets
+    return graph._replace(
+        neighbour_list=torch.stack([atoms, atoms.index_copy(0, place, j)]),
+        neighbour_cell_offsets=offsets.new_zeros(N * D, 3).index_copy(0, place, offsets),
+        other={**other, EDGE_VECTORS: beyond.index_copy(0, place, vectors)},
+    )
+
+
+def neighbour_matrix(graph: AtomicGraph) -> Tensor:
+    """The neighbours of each atom, shape (N, D), of a graph from `as_neighbour_matrix`."""
+    N = number_of_atoms(graph)
+    return graph.neighbour_list[1].view(N, number_of_edges(graph) // max(N, 1))
 
 
 def undirected_edges(graph: AtomicGraph) -> Tensor | None:

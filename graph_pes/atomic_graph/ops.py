@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graph_pes.tensors import determinant_3x3, index_sum, left_aligned_div, safe_norm
 
-from .graph import EDGE_VECTORS, AtomicGraph
+from .graph import EDGE_VECTORS, NEIGHBOUR_COUNTS, AtomicGraph
 from .properties import PropertyKey
 
 # --- what a graph is ---------------------------------------------------------------------
@@ -162,7 +162,9 @@ def index_over_neighbours(x: Tensor, graph: AtomicGraph) -> Tensor:
 
 def number_of_neighbours(graph: AtomicGraph, include_central_atom: bool = True) -> Tensor:
     """Number of neighbours of each atom, shape (N,), counting the atom itself by default."""
-    counts = torch.bincount(graph.neighbour_list[0], minlength=number_of_atoms(graph))
+    counts = graph.other.get(NEIGHBOUR_COUNTS)
+    if counts is None:
+        counts = torch.bincount(graph.neighbour_list[0], minlength=number_of_atoms(graph))
     return counts + int(include_central_atom)
 
 
@@ -175,16 +177,22 @@ def edge_wise_softmax(
     logits: Tensor,
     graph: AtomicGraph,
     aggregation: Literal["senders", "receivers"] = "senders",
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Softmax over the edges that share an atom, safe from overflow.
+    r"""Softmax over the edges that share an atom, safe from overflow.
+
+    .. math::  s_e = \frac{w_e \exp(l_e)}{\sum_{e'} w_{e'} \exp(l_{e'})}
 
     Parameters
     ----------
     logits
-        Shape (E, ...).
+        :math:`l_e`, shape (E, ...).
     aggregation
         ``"senders"`` normalises over edges with the same central atom, ``"receivers"`` over
         those with the same neighbour.
+    weights
+        :math:`w_e`, none negative, in a shape that broadcasts with the logits; 1 by default.
+        Where all of an atom are zero, so is the result.
 
     Raises
     ------
@@ -201,7 +209,11 @@ def edge_wise_softmax(
     largest = logits.detach().new_full((N, *logits.shape[1:]), -torch.inf)
     largest = largest.scatter_reduce(0, expanded, logits.detach(), "amax")
     exponentials = (logits - largest.index_select(0, index)).exp()
-    return exponentials / index_sum(exponentials, index, N).index_select(0, index)
+    if weights is None:
+        return exponentials / index_sum(exponentials, index, N).index_select(0, index)
+    terms = exponentials * weights
+    total = index_sum(terms, index, N)
+    return terms / torch.where(total == 0, 1.0, total).index_select(0, index)
 
 
 def remove_mean_and_net_torque(v: Tensor, graph: AtomicGraph) -> Tensor:
@@ -228,7 +240,9 @@ def remove_mean_and_net_torque(v: Tensor, graph: AtomicGraph) -> Tensor:
     eye = torch.eye(3, dtype=r.dtype, device=r.device)
     inertia = (r * r).sum(-1)[:, None, None] * eye - r[:, :, None] * r[:, None, :]
     # The pseudo-inverse leaves out rotations about the axis of a linear molecule.
-    inverse = torch.linalg.pinv(index_sum(inertia, batch, S), hermitian=True)
+    # Positions that are not known (NaN) give NaN rather than an error.
+    inertia = index_sum(inertia, batch, S).nan_to_num()
+    inverse = torch.linalg.pinv(inertia, hermitian=True)
     omega = (inverse @ torque[..., None])[..., 0]
     periodic = graph.pbc if graph.pbc is not None else (graph.cell != 0).any(-1)
     free = ~periodic.reshape(S, 3).any(-1, keepdim=True)

@@ -14,15 +14,19 @@ from hypothesis import strategies as st
 from graph_pes.atomic_graph import (
     AtomicGraph,
     as_directed,
+    as_neighbour_matrix,
     keep_at_most_k_neighbours,
     neighbour_distances,
     neighbour_list,
+    neighbour_matrix,
     neighbour_vectors,
     neighbours,
     number_of_edges,
+    number_of_neighbours,
     select_edges,
     to_batch,
     trim_edges,
+    triplet_edges,
     undirected_edges,
     with_edge_vectors,
     with_triplets,
@@ -242,3 +246,42 @@ def test_atoms_at_the_same_place_are_named() -> None:
 def test_impossible_cutoffs(cutoff: float) -> None:
     with pytest.raises(ValueError, match="expected a cutoff of at least 0"):
         AtomicGraph.from_ase(ase.Atoms("H"), cutoff=cutoff)
+
+
+# --- neighbour matrices -------------------------------------------------------------------
+
+
+@given(structure_lists(), cutoffs)
+def test_neighbour_matrix(batch: list[ase.Atoms], cutoff: float) -> None:
+    """The edges of each atom, then edges to itself that are longer than the cutoff."""
+    graph = to_batch([AtomicGraph.from_ase(atoms, cutoff) for atoms in batch])
+    matrix = as_neighbour_matrix(graph)
+    neighbours = neighbour_matrix(matrix)
+    N, D = neighbours.shape
+    counts = torch.bincount(graph.neighbour_list[0], minlength=N)
+    assert max(1, int(counts.max())) == D
+    assert number_of_edges(matrix) == N * D
+    assert torch.equal(number_of_neighbours(matrix), number_of_neighbours(graph))
+    real = (torch.arange(D) < counts[:, None]).flatten()
+    assert torch.equal(matrix.neighbour_list[:, real], graph.neighbour_list)
+    assert torch.equal(neighbour_vectors(matrix)[real], neighbour_vectors(graph))
+    assert torch.equal(neighbours[~real.view(N, D)], torch.arange(N).repeat_interleave(D - counts))
+    assert (neighbour_distances(matrix)[~real] > cutoff).all()
+    assert as_neighbour_matrix(matrix) is matrix
+    assert edge_set(trim_edges(matrix, cutoff / 2)) == edge_set(trim_edges(graph, cutoff / 2))
+
+
+def test_neighbour_matrix_is_differentiable() -> None:
+    graph = AtomicGraph.from_ase(molecule("CH3OH"), 1.5)
+    vectors = neighbour_vectors(graph).requires_grad_()
+    matrix = as_neighbour_matrix(with_edge_vectors(graph, vectors))
+    weights = torch.randn(number_of_edges(matrix), 3)
+    (weights * neighbour_vectors(matrix)).sum().backward()
+    real = neighbour_distances(matrix) <= 1.5
+    assert torch.equal(vectors.grad, weights[real])
+
+
+def test_triplets_are_not_those_of_the_matrix() -> None:
+    graph = with_triplets(AtomicGraph.from_ase(molecule("CH3OH"), 2.0), 1.5)
+    matrix = as_neighbour_matrix(graph)
+    assert triplet_edges(matrix, 1.5).shape == triplet_edges(graph, 1.5).shape

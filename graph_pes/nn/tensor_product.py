@@ -1,0 +1,302 @@
+r"""Sums over neighbours of tensor products with spherical harmonics: the hot part of models.
+
+.. math::
+
+    m_{i, p, m_3, c} = \sum_j \sum_{m_1 m_2} C^{(p)}_{m_1 m_2 m_3} \,
+    w_{p c}(r_{ij}) \, h_{j, m_1, c} \, Y_{m_2}(\hat{\mathbf{r}}_{ij}),
+    \qquad w_{p c}(r) = \sum_q \phi_q(r) V_{q, p c}
+
+for each *path* p, a triple of irreps of h, of Y and of the result. Written as batched matrix
+products: with :math:`K_{j m_1, m_3} = \sum_{m_2} C_{m_1 m_2 m_3} Y_{m_2}`, which has no
+channels, the sum over j and :math:`m_1` is the product of a matrix :math:`(m_3, D m_1)` with
+one of shape :math:`(D m_1, c)` for every atom, and contracts before anything of the size of
+edges times channels leaves the cache: atoms go through in chunks, and the backward pass
+computes again what it needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graph_pes.tensors import index_sum
+
+from .equivariant import checked_unique
+from .float64 import Float64Tensors
+from .irreps import Blocks, clebsch_gordan, o3, parse_irreps
+
+if TYPE_CHECKING:
+    from e3nn.o3 import Irreps
+
+#: Numbers per chunk of atoms: the weights of their edges stay in the cache.
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Path:
+    """One coupling of an irrep of the features and one of the harmonics to one of the result.
+
+    Attributes
+    ----------
+    source, harmonic, target
+        Positions of the irreps among those of the features, harmonics and result.
+    channels
+        Number of channels, that of the features.
+    first_weight, first_channel
+        Where the path begins among all weights, and among the channels of its target.
+    coupling
+        Which coupling matrix it uses.
+    """
+
+    source: int
+    harmonic: int
+    target: int
+    channels: int
+    first_weight: int
+    first_channel: int
+    coupling: int
+
+    @property
+    def weights(self) -> slice:
+        """Columns of its weights."""
+        return slice(self.first_weight, self.first_weight + self.channels)
+
+    @property
+    def into(self) -> slice:
+        """Channels of the target that it writes."""
+        return slice(self.first_channel, self.first_channel + self.channels)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Degrees that are coupled, and where the harmonics of degree l2 are."""
+
+    l1: int
+    l2: int
+    l3: int
+    harmonic: int
+
+
+@dataclass(frozen=True)
+class Paths:
+    """All paths of a tensor product, ordered by their targets.
+
+    Attributes
+    ----------
+    harmonics
+        Number of components of each irrep of the harmonics.
+    targets
+        Components and channels of each block of the result.
+    width
+        Number of weights of an edge.
+    """
+
+    paths: tuple[Path, ...]
+    couplings: tuple[Coupling, ...]
+    harmonics: tuple[int, ...]
+    targets: tuple[tuple[int, int], ...]
+    width: int
+
+    def matrices(self, Y: Tensor, coefficients: Sequence[Tensor], n: int) -> list[Tensor]:
+        """K of each coupling, (n, D (2 l1 + 1), 2 l3 + 1), from harmonics (n D, ...)."""
+        parts = Y.split(self.harmonics, dim=1)
+        return [
+            (parts[c.harmonic] @ C if c.l1 > 0 else parts[c.harmonic]).view(n, -1, 2 * c.l3 + 1)
+            for c, C in zip(self.couplings, coefficients, strict=True)
+        ]
+
+
+def find_paths(irreps_in: Irreps, harmonics: Irreps, irreps_out: Irreps) -> tuple[Paths, Irreps]:
+    """All paths to any of ``irreps_out``, and the irreps of the result with their channels."""
+    found: list[tuple[Any, int, int, int]] = []
+    for source, (mul, ir_1) in enumerate(irreps_in):
+        for harmonic, (_, ir_2) in enumerate(harmonics):
+            wanted = [ir for _, ir in irreps_out if ir in list(ir_1 * ir_2)]
+            found += [(ir, source, harmonic, mul) for ir in wanted]
+    found.sort(key=lambda path: path[0])
+    result: dict[Any, int] = {}
+    couplings: dict[Coupling, int] = {}
+    paths: list[Path] = []
+    width = 0
+    for ir, source, harmonic, mul in found:
+        l1, l2 = irreps_in[source].ir.l, harmonics[harmonic].ir.l
+        coupling = couplings.setdefault(Coupling(l1, l2, ir.l, harmonic), len(couplings))
+        target = list(result).index(ir) if ir in result else len(result)
+        first = result.get(ir, 0)
+        paths.append(Path(source, harmonic, target, mul, width, first, coupling))
+        result[ir] = first + mul
+        width += mul
+    targets = tuple((ir.dim, mul) for ir, mul in result.items())
+    sizes = tuple(ir.dim for _, ir in harmonics)
+    irreps = o3().Irreps([(mul, ir) for ir, mul in result.items()])
+    return Paths(tuple(paths), tuple(couplings), sizes, targets, width), irreps
+
+
+class NeighbourTensorProduct(Float64Tensors):
+    r"""Messages of neighbours, weighted by functions of distance, summed over neighbours.
+
+    Normalised as ``e3nn.o3.TensorProduct`` with instructions "uvu": a path multiplies by
+    :math:`\sqrt{2 l_3 + 1}` times the 3j symbol. Harmonics of degree 0 must be 1.
+
+    Parameters
+    ----------
+    irreps_in
+        Irreps of the features of neighbours, each occurring once.
+    harmonics
+        Irreps of the spherical harmonics, of one channel each.
+    irreps_out
+        Irreps that are wanted, channels do not matter. ``self.irreps_out`` are those that can
+        be made, sorted, with one channel for every channel of every path to them.
+
+    Attributes
+    ----------
+    paths
+        What is coupled with what. The weights of an edge, ``n_weights`` in all, are in the
+        order of the paths: by irrep of the result, then of the features, then of the harmonics.
+    """
+
+    def __init__(self, irreps_in: str | Irreps, harmonics: str | Irreps, irreps_out: str | Irreps):
+        super().__init__()
+        self.irreps_in = checked_unique(parse_irreps(irreps_in))
+        self.harmonics = parse_irreps(harmonics)
+        wanted = parse_irreps(irreps_out)
+        self.paths, self.irreps_out = find_paths(self.irreps_in, self.harmonics, wanted)
+        self.n_weights = self.paths.width
+        for n, c in enumerate(self.paths.couplings):
+            C = clebsch_gordan(c.l1, c.l2, c.l3) * math.sqrt(2 * c.l3 + 1)
+            matrix = C.permute(1, 0, 2).flatten(1)  # (m2, m1 m3)
+            self.register_float64_buffer(f"coupling_{n}", matrix, persistent=False)
+
+    def forward(
+        self, x: Sequence[Tensor], Y: Tensor, phi: Tensor, V: Tensor, neighbours: Tensor
+    ) -> Blocks:
+        """Sum the messages to each of N atoms.
+
+        Parameters
+        ----------
+        x
+            Blocks of the features of all atoms.
+        Y
+            Spherical harmonics of edges, shape (N D, components).
+        phi
+            Radial functions of edges, shape (N D, Q), zero at the cutoff.
+        V
+            Their mixture into weights, shape (Q, n_weights).
+        neighbours
+            The neighbours of each atom, shape (N, D).
+        """
+        n = len(self.paths.couplings)
+        coefficients = [getattr(self, f"coupling_{c}").to(Y.dtype) for c in range(n)]
+        return list(_Messages.apply(self.paths, coefficients, neighbours, Y, phi, V, *x))
+
+    def extra_repr(self) -> str:  # noqa: D102
+        n = len(self.paths.paths)
+        return f"{self.irreps_in} x {self.harmonics} -> {self.irreps_out}, {n} paths"
+
+
+def _chunks(paths: Paths, neighbours: Tensor) -> Iterator[slice]:
+    """Groups of atoms, whose weights take ``CHUNK`` numbers."""
+    N, D = neighbours.shape
+    if isinstance(N, torch.SymInt) or isinstance(D, torch.SymInt):  # being traced
+        yield slice(0, N)
+        return
+    size = max(1, CHUNK // max(1, D * paths.width))
+    for start in range(0, N, size):
+        yield slice(start, min(N, start + size))
+
+
+class _Messages(torch.autograd.Function):
+    """See `NeighbourTensorProduct`; can be differentiated twice."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        paths: Paths,
+        coefficients: Sequence[Tensor],
+        neighbours: Tensor,
+        Y: Tensor,
+        phi: Tensor,
+        V: Tensor,
+        *x: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.paths, ctx.coefficients = paths, coefficients
+        ctx.save_for_backward(neighbours, Y, phi, V, *x)
+        N, D = neighbours.shape
+        result = tuple(phi.new_empty(N, *shape) for shape in paths.targets)
+        for atoms in _chunks(paths, neighbours):
+            j, n = neighbours[atoms].reshape(-1), atoms.stop - atoms.start
+            edges = slice(atoms.start * D, atoms.stop * D)
+            w = (phi[edges] @ V).unsqueeze(1)  # (n D, 1, weights)
+            h = [block.index_select(0, j) for block in x]  # (n D, 2 l1 + 1, C)
+            K = paths.matrices(Y[edges], coefficients, n)
+            for p in paths.paths:
+                X = (h[p.source] * w[:, :, p.weights]).view(n, -1, p.channels)
+                product = torch.bmm(K[p.coupling].transpose(1, 2), X)  # (n, 2 l3 + 1, C)
+                result[p.target][atoms, :, p.into] = product
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        neighbours, Y, phi, V, *x = ctx.saved_tensors
+        needs_V = ctx.needs_input_grad[5]
+        if torch.is_grad_enabled():  # to be differentiated again: all at once
+            j = neighbours.reshape(-1)
+            gY, gphi, gV, gh = _backward(ctx, j, Y, phi, V, x, gradients, needs_V)
+            gx = [index_sum(g, j, block.shape[0]) for g, block in zip(gh, x, strict=True)]
+            return None, None, None, gY, gphi, gV, *gx
+        gY, gphi = torch.empty_like(Y), torch.empty_like(phi)
+        gV = torch.zeros_like(V) if needs_V else None
+        gx = [torch.zeros_like(block).flatten(1) for block in x]
+        D = neighbours.shape[1]
+        for atoms in _chunks(ctx.paths, neighbours):
+            j, edges = neighbours[atoms].reshape(-1), slice(atoms.start * D, atoms.stop * D)
+            g = [gradient[atoms] for gradient in gradients]
+            gY[edges], gphi[edges], more_gV, gh = _backward(
+                ctx, j, Y[edges], phi[edges], V, x, g, needs_V
+            )
+            if gV is not None and more_gV is not None:
+                gV += more_gV
+            for total, part in zip(gx, gh, strict=True):
+                total.index_add_(0, j, part.flatten(1))
+        return None, None, None, gY, gphi, gV, *map(torch.Tensor.view_as, gx, x)
+
+
+def _backward(
+    ctx: Any,
+    j: Tensor,
+    Y: Tensor,
+    phi: Tensor,
+    V: Tensor,
+    x: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    needs_V: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
+    """Gradients of the edges to neighbours j: with respect to Y, phi, V and features (n D, ...)."""
+    paths: Paths = ctx.paths
+    n = gradients[0].shape[0]
+    w = (phi @ V).unsqueeze(1)
+    h = [block.index_select(0, j) for block in x]
+    K = paths.matrices(Y, ctx.coefficients, n)
+    gK: list[Any] = [0] * len(K)
+    gh: list[Any] = [0] * len(h)
+    gw: list[Tensor] = []
+    for p in paths.paths:
+        h_p, w_p, g = h[p.source], w[:, :, p.weights], gradients[p.target][:, :, p.into]
+        X = (h_p * w_p).view(n, -1, p.channels)
+        gK[p.coupling] = gK[p.coupling] + torch.bmm(X, g.transpose(1, 2))
+        gX = torch.bmm(K[p.coupling], g).view_as(h_p)
+        gw.append((gX * h_p).sum(1))
+        gh[p.source] = gh[p.source] + gX * w_p
+    gw_all = torch.cat(gw, dim=1)
+    gY: list[Any] = [torch.zeros_like(part) for part in Y.split(paths.harmonics, dim=1)]
+    for c, C, g in zip(paths.couplings, ctx.coefficients, gK, strict=True):
+        gY[c.harmonic] = gY[c.harmonic] + (
+            g.view(Y.shape[0], -1) @ C.T if c.l1 > 0 else g.view(Y.shape[0], -1)
+        )
+    gV = phi.T @ gw_all if needs_V else None
+    return torch.cat(gY, dim=1), gw_all @ V.T, gV, gh

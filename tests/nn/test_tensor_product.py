@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+
+from graph_pes.nn import tensor_product
+from graph_pes.nn.irreps import Blocks, from_e3nn_rows, o3, to_e3nn_rows
+from graph_pes.nn.tensor_product import NeighbourTensorProduct
+
+torch.set_num_threads(1)
+N, D, Q = 5, 4, 3
+CASES = [
+    ("4x0e", "0e+1o+2e", "0e+1o+2e"),
+    ("4x0e+3x1o", "0e+1o", "0e+1o"),
+    ("2x0o+4x0e+3x1o+2x1e+2x2e", "0e+1o+2e", "0o+0e+1o+1e+2o+2e"),
+    ("2x0e+3x1o+2x2e", "0e+1o+2e+3o", "0e"),
+    ("2x0e+3x1e", "0e+1e", "0e+1e"),
+    ("2x3o+3x2e", "0e+1o+2e+3o", "1o+3o+4e"),
+]
+
+
+def inputs(product: NeighbourTensorProduct, dtype=torch.float64) -> tuple[Blocks, list]:
+    """Features, then harmonics (the first is 1), radial functions, their mixture, neighbours."""
+    x = [torch.randn(N, ir.dim, mul, dtype=dtype) for mul, ir in product.irreps_in]
+    Y = torch.randn(N * D, product.harmonics.dim, dtype=dtype)
+    Y[:, 0] = 1
+    phi, V = torch.randn(N * D, Q, dtype=dtype), torch.randn(Q, product.n_weights, dtype=dtype)
+    return x, [Y, phi, V, torch.randint(0, N, (N, D))]
+
+
+def by_e3nn(
+    default_dtype, product: NeighbourTensorProduct, x: Blocks, Y, phi, V, neighbours
+) -> torch.Tensor:
+    """The same sum by e3nn, in its order."""
+    paths = product.paths.paths
+    each = [(p.channels, product.irreps_out[p.target].ir) for p in paths]
+    instructions = [(p.source, p.harmonic, k, "uvu", True) for k, p in enumerate(paths)]
+    default_dtype(torch.float64)  # to which their constants are rounded
+    theirs = o3().TensorProduct(
+        product.irreps_in,
+        product.harmonics,
+        each,
+        instructions,
+        shared_weights=False,
+        internal_weights=False,
+    )
+    messages = theirs(to_e3nn_rows(x)[neighbours.flatten()], Y, phi @ V)
+    return messages.view(N, D, -1).sum(1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_against_e3nn(case: tuple[str, str, str], default_dtype) -> None:
+    product = NeighbourTensorProduct(*case)  # made in single precision
+    x, others = inputs(product)
+    found = product(x, *others)
+    assert [tuple(b.shape) for b in found] == [(N, ir.dim, mul) for mul, ir in product.irreps_out]
+    expected = by_e3nn(default_dtype, product, x, *others)
+    torch.testing.assert_close(to_e3nn_rows(found), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 18])
+@pytest.mark.parametrize("case", CASES[2:4])
+def test_gradients(case: tuple[str, str, str], chunk: int) -> None:
+    """First and second derivatives, also if every atom is a chunk of its own."""
+    product = NeighbourTensorProduct(*case)
+    x, (Y, phi, V, neighbours) = inputs(product)
+    leaves = [t.requires_grad_() for t in (Y, phi, V, *x)]
+    constant = torch.zeros_like(Y)
+    constant[:, 0] = 1  # that of degree 0
+
+    def function(Y, phi, V, *x):
+        return tuple(product(x, Y * (1 - constant) + constant, phi, V, neighbours))
+
+    with mock.patch.object(tensor_product, "CHUNK", chunk):
+        assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+        assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("inversion", [False, True])
+def test_equivariance(inversion: bool, default_dtype) -> None:
+    default_dtype(torch.float64)  # to which e3nn's matrices are rounded
+    product = NeighbourTensorProduct(*CASES[2])
+    x, (Y, phi, V, neighbours) = inputs(product)
+    R = o3().rand_matrix(dtype=torch.float64) * (-1 if inversion else 1)
+
+    def rotated(rows: torch.Tensor, irreps) -> torch.Tensor:
+        return rows @ irreps.D_from_matrix(R).T
+
+    expected = rotated(to_e3nn_rows(product(x, Y, phi, V, neighbours)), product.irreps_out)
+    x = from_e3nn_rows(rotated(to_e3nn_rows(x), product.irreps_in), product.irreps_in)
+    found = to_e3nn_rows(product(x, rotated(Y, product.harmonics), phi, V, neighbours))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_paths_are_grouped_by_result() -> None:
+    product = NeighbourTensorProduct("4x0e+3x1o", "0e+1o", "0e+1o+2e")
+    assert str(product.irreps_out) == "7x0e+7x1o+3x2e"
+    assert product.n_weights == 17
+    assert [p.first_weight for p in product.paths.paths] == [0, 4, 7, 11, 14]
