@@ -22,11 +22,15 @@ NeighbourAggregationMode = Literal["sum", "mean", "constant_fixed", "constant_le
 
 
 class NeighbourAggregation(nn.Module, ABC):
-    """Maps edge properties (E, ...) to atomic properties (N, ...)."""
+    """Maps edge properties (E, ...) to atomic properties (N, ...): sums, normalised."""
 
     @abstractmethod
+    def normalised(self, total: Tensor, graph: AtomicGraph) -> Tensor:
+        """Normalise sums over neighbours, shape (N, ...)."""
+
     def forward(self, x: Tensor, graph: AtomicGraph) -> Tensor:
         """Aggregate ``x`` (E, ...) over the neighbours of each atom: result (N, ...)."""
+        return self.normalised(sum_over_neighbours(x, graph), graph)
 
     @staticmethod
     def parse(mode: NeighbourAggregationMode) -> NeighbourAggregation:
@@ -54,15 +58,15 @@ class NeighbourAggregation(nn.Module, ABC):
 class SumNeighbours(NeighbourAggregation):
     """Plain sum."""
 
-    def forward(self, x: Tensor, graph: AtomicGraph) -> Tensor:  # noqa: D102
-        return sum_over_neighbours(x, graph)
+    def normalised(self, total: Tensor, graph: AtomicGraph) -> Tensor:  # noqa: D102
+        return total
 
 
 class MeanNeighbours(NeighbourAggregation):
     """Sum divided by the number of neighbours plus one."""
 
-    def forward(self, x: Tensor, graph: AtomicGraph) -> Tensor:  # noqa: D102
-        return left_aligned_div(sum_over_neighbours(x, graph), number_of_neighbours(graph))
+    def normalised(self, total: Tensor, graph: AtomicGraph) -> Tensor:  # noqa: D102
+        return left_aligned_div(total, number_of_neighbours(graph))
 
 
 class ScaledSumNeighbours(NeighbourAggregation):
@@ -78,8 +82,8 @@ class ScaledSumNeighbours(NeighbourAggregation):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(1.0), requires_grad=learnable)
 
-    def forward(self, x: Tensor, graph: AtomicGraph) -> Tensor:  # noqa: D102
-        return sum_over_neighbours(x, graph) / self.scale
+    def normalised(self, total: Tensor, graph: AtomicGraph) -> Tensor:  # noqa: D102
+        return total / self.scale
 
     @torch.no_grad()
     def pre_fit(self, graphs: AtomicGraph) -> None:
@@ -91,6 +95,6 @@ class ScaledSumNeighbours(NeighbourAggregation):
 class VariancePreservingSumNeighbours(NeighbourAggregation):
     """Sum divided by the square root of the number of neighbours plus one."""
 
-    def forward(self, x: Tensor, graph: AtomicGraph) -> Tensor:  # noqa: D102
-        counts = number_of_neighbours(graph).to(x.dtype)
-        return left_aligned_div(sum_over_neighbours(x, graph), counts.sqrt())
+    def normalised(self, total: Tensor, graph: AtomicGraph) -> Tensor:  # noqa: D102
+        counts = number_of_neighbours(graph).to(total.dtype)
+        return left_aligned_div(total, counts.sqrt())
