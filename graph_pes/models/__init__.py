@@ -14,6 +14,7 @@ from .offsets import (
     LearnableOffset,
     LearnableTensorOffset,
 )
+from .orb import Orb
 from .painn import PaiNN
 from .pair_potential import PairPotential, SmoothedPairPotential
 from .schnet import SchNet
@@ -29,6 +30,7 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
     LennardJones,
     LennardJonesMixture,
     Morse,
+    Orb,
     PaiNN,
     SchNet,
     SmoothedPairPotential,
@@ -52,6 +54,7 @@ __all__ = [
     "LennardJones",
     "LennardJonesMixture",
     "Morse",
+    "Orb",
     "PaiNN",
     "PairPotential",
     "SchNet",

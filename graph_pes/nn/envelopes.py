@@ -25,6 +25,7 @@ class PolynomialEnvelope(Envelope):
         f(r) = 1 - \tfrac{(p+1)(p+2)}{2} x^p + p(p+2) x^{p+1} - \tfrac{p(p+1)}{2} x^{p+2},
         \qquad x = r / r_c
 
+    which is :math:`(1 - x)^3 \sum_{k<p} \tfrac{(k+1)(k+2)}{2} x^k`.
     Gasteiger, Groß and Günnemann, doi:10.48550/arXiv.2003.03123.
 
     Parameters
@@ -43,14 +44,16 @@ class PolynomialEnvelope(Envelope):
     def __init__(self, cutoff: float, p: int = 6):
         super().__init__()
         self.cutoff, self.p = float(cutoff), p
+        self.coefficients = [(k + 1) * (k + 2) / 2 for k in range(p)]
 
     def forward(self, r: Tensor) -> Tensor:  # noqa: D102
-        p = self.p
         # Clamped: at and beyond the cutoff the value and its slope are exactly 0.
         x = (r / self.cutoff).clamp(max=1.0)
-        a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
-        value = 1 + x**p * (a + x * (b + x * c))
-        return torch.where(x < 1, value, 0.0)
+        # (1 - x)^3 taken out: no cancellation, so that the value is never below 0.
+        value = torch.zeros_like(x)
+        for coefficient in reversed(self.coefficients):
+            value = value * x + coefficient
+        return (1 - x) ** 3 * value
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"cutoff={self.cutoff}, p={self.p}"

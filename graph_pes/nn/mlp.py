@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,9 +83,15 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (..., layers[0]) to (..., layers[-1])."""
-        last = len(self.linear_layers) - 1
-        for n, linear in enumerate(self.linear_layers):
-            x = linear(x)
-            if n < last or self.activate_last:
-                x = self.activation(x)
-        return x
+        return self.after_first(self.first(x))
+
+    @property
+    def first(self) -> nn.Linear:
+        """The first linear layer."""
+        return cast(nn.Linear, self.linear_layers[0])
+
+    def after_first(self, x: Tensor) -> Tensor:
+        """From what the first linear layer gives, (..., layers[1]), to (..., layers[-1])."""
+        for linear in list(self.linear_layers)[1:]:
+            x = linear(self.activation(x))
+        return self.activation(x) if self.activate_last else x

@@ -19,6 +19,7 @@ from .subject import (
     assert_close,
     batch_for,
     describe,
+    direct_properties,
     graph_for,
     with_volume,
 )
@@ -31,8 +32,13 @@ _TOLERANCE = 1e-7
 
 
 def check_forces(subject: ModelUnderTest) -> None:
-    """Forces are minus the finite differences of the energy, along every coordinate."""
+    """Forces are minus the finite differences of the energy, along every coordinate.
+
+    Skipped for models that predict forces directly.
+    """
     model = subject.model()
+    if "forces" in direct_properties(model):
+        return
     for name, atoms in subject.named_structures():
         displaced = [
             _displaced(atoms, n, axis, step)
@@ -48,9 +54,12 @@ def check_forces(subject: ModelUnderTest) -> None:
 def check_stress(subject: ModelUnderTest) -> None:
     """Virial and stress are finite differences of the energy with respect to strain.
 
-    The virial is checked for structures without a cell too.
+    The virial is checked for structures without a cell too. Skipped for models that predict
+    stress or virial directly.
     """
     model = subject.model()
+    if "stress" in direct_properties(model):
+        return
     for name, atoms in subject.named_structures():
         strained = [
             _strained(atoms, row, column, step) for row, column in _STRAINS for step in _STEPS
@@ -83,7 +92,7 @@ def check_edge_derivatives(subject: ModelUnderTest) -> None:
     """Derivatives with respect to edge vectors give the same forces and virial.
 
     This is what an engine with ghost atoms, and per-atom virials, need. Skipped for models
-    with ``edge_route=False``.
+    with ``edge_route=False``, and for what a model predicts directly.
     """
     if not subject.edge_route:
         return
@@ -92,7 +101,8 @@ def check_edge_derivatives(subject: ModelUnderTest) -> None:
         graph = graph_for(model, atoms)
         batch = to_batch([graph])
         edges = edge_derivatives(lambda g: model(in_precision_of(model, g)), batch)
-        expected = model.predict(graph, ["forces", "virial", "local_energies"])
+        keys = {"forces", "virial", "local_energies"} - direct_properties(model)
+        expected = model.predict(graph, sorted(keys))
         found = {
             "forces": edges.forces(batch),
             "virial": edges.atomic_virials(batch).sum(0),

@@ -44,6 +44,8 @@ class ModelUnderTest:
         Whether energy and forces are continuous at the cutoff.
     edge_route
         Whether the model sees positions through `neighbour_vectors` alone.
+    invariant
+        Whether energies are exactly invariant under rotation and reflection.
     unused_parameters
         Names of trainable parameters that have no effect on energy, forces or virial.
     """
@@ -54,6 +56,7 @@ class ModelUnderTest:
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64)
     smooth: bool = True
     edge_route: bool = True
+    invariant: bool = True
     unused_parameters: Sequence[str] = field(default=())
 
     def __post_init__(self) -> None:
@@ -74,6 +77,12 @@ class ModelUnderTest:
     def on(self, structures: Sequence[ase.Atoms]) -> ModelUnderTest:
         """The same model with other structures."""
         return replace(self, structures=structures)
+
+
+def direct_properties(model: GraphPESModel) -> set[str]:
+    """Which of forces, stress and virial a model does not derive from its energy."""
+    direct = {"forces", "stress", "virial"} & set(model.implemented_properties)
+    return direct | ({"stress", "virial"} if direct & {"stress", "virial"} else set())
 
 
 @contextmanager

@@ -75,6 +75,7 @@ def check_model(
     *,
     smooth: bool = True,
     edge_route: bool = True,
+    invariant: bool = True,
     unused_parameters: Sequence[str] = (),
     checks: Iterable[str] = tuple(CHECKS),
 ) -> None:
@@ -82,6 +83,10 @@ def check_model(
 
     Random weights will do, as long as the predictions are not all zero: energies of the order
     of 1 eV make the checks sharp.
+
+    Forces, stress and virial that a model predicts directly (those in its
+    ``implemented_properties``) need not be derivatives of its energy; all else that is checked
+    holds for them too.
 
     Parameters
     ----------
@@ -97,6 +102,8 @@ def check_model(
         False for potentials that are truncated at the cutoff.
     edge_route
         False for models that use positions other than through `neighbour_vectors`.
+    invariant
+        False for models that learn symmetry under rotation from data.
     unused_parameters
         Names of trainable parameters that have no effect on purpose.
     checks
@@ -132,6 +139,7 @@ def check_model(
         dtypes=tuple(dtypes),
         smooth=smooth,
         edge_route=edge_route,
+        invariant=invariant,
         unused_parameters=tuple(unused_parameters),
     )
     failures: list[str] = []

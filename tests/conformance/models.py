@@ -14,6 +14,7 @@ from graph_pes.models.eddp import EDDP
 from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
 from graph_pes.models.morse import Morse
 from graph_pes.models.offsets import FixedOffset, LearnableOffset
+from graph_pes.models.orb import Orb
 from graph_pes.models.painn import PaiNN
 from graph_pes.models.pair_potential import SmoothedPairPotential
 from graph_pes.models.schnet import SchNet
@@ -31,6 +32,8 @@ class Row:
     factory: Callable[[], GraphPESModel]
     elements: Sequence[str] = ("H", "C", "O")
     options: dict[str, Any] = field(default_factory=dict)
+    #: whether atoms see only the edges that start at them and at their neighbours
+    one_way: bool = True
 
 
 def randomised(model: GraphPESModel, factor: float = 1.3) -> GraphPESModel:
@@ -68,6 +71,12 @@ def tensornet(**options: Any) -> GraphPESModel:
     return randomised(TensorNet(cutoff=4.0, radial_features=6, channels=6, layers=2, **options))
 
 
+def orb(**options: Any) -> GraphPESModel:
+    # Few hidden layers and large weights: the energy depends on the neighbours.
+    model = Orb(4.0, channels=8, layers=2, mlp_layers=1, mlp_hidden_dim=12, l_max=2, **options)
+    return randomised(model)
+
+
 def with_offsets() -> GraphPESModel:
     return AdditionModel(
         network=painn(),
@@ -83,6 +92,7 @@ def in_other_units() -> GraphPESModel:
 
 
 TRUNCATED = {"smooth": False}
+LEARNS_ROTATION = {"invariant": False}
 
 MODELS = [
     Row("LennardJones", lambda: LennardJones(4.0, epsilon=0.1, sigma=1.2), options=TRUNCATED),
@@ -112,6 +122,31 @@ MODELS = [
     ),
     Row("TensorNet-matgl", lambda: tensornet(variant="matgl", radial_expansion="SmoothBessel")),
     Row("EDDP", eddp),
+    Row("Orb", orb, options=LEARNS_ROTATION, one_way=False),
+    Row(
+        "Orb-conservative",
+        lambda: orb(conservative=True),
+        options=LEARNS_ROTATION,
+        one_way=False,
+    ),
+    Row(
+        "Orb-softmax",
+        lambda: orb(
+            conservative=True,
+            attention_gate="softmax",
+            norm_type="rms",
+            edge_outer_product=False,
+            element_mlp=True,
+        ),
+        options=LEARNS_ROTATION,
+        one_way=False,
+    ),
+    Row(
+        "Orb-direct-stress",
+        lambda: orb(direct_stress=True, distance_smoothing=False, read_out={"energy": "mean"}),
+        options={**LEARNS_ROTATION, **TRUNCATED},
+        one_way=False,
+    ),
     Row("FixedOffset", lambda: FixedOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("LearnableOffset", lambda: LearnableOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("AdditionModel", with_offsets),

@@ -118,7 +118,8 @@ def test_round_trip(
     for attribute in ("dtype", "cutoff_value", "elements_seen", "implemented_properties"):
         assert getattr(loaded, attribute) == getattr(model, attribute)
     assert repr(loaded) == repr(model)
-    atoms = ase.Atoms("Si3H2", np.random.default_rng(0).uniform(0, 4, (5, 3)))
+    R = np.random.default_rng(0).uniform(0, 4, (5, 3))
+    atoms = ase.Atoms("Si3H2", R, cell=[4.5, 4.6, 4.7], pbc=True)
     graph, properties = graph_of(atoms, model.cutoff_value), list(model.implemented_properties)
     if isinstance(model, GraphPESModel):
         properties += ["energy", "forces", "virial"]
