@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from graph_pes.atomic_graph import (
     neighbour_vectors,
     sum_over_neighbours,
 )
-from graph_pes.nn.envelopes import PolynomialEnvelope
+from graph_pes.nn.envelopes import get_envelope
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.radial import Bessel
@@ -105,9 +107,10 @@ class PaiNN(GraphPESModel):
     C vectors; layers pass messages between neighbours, then mix the channels of each atom, and
     an MLP reads the local energy from the scalars. Local energies are scaled per element.
 
-    As in graph-pes 1, and unlike the paper, the frequencies of the radial basis are trained
-    and the envelope is a polynomial. The vector output of the last layer, which no energy
-    depends on, is not computed.
+    By default, as in graph-pes 1 and unlike the paper, the frequencies of the radial basis are
+    trained, the envelope is a polynomial, and the read-out does not narrow. The paper's network
+    is ``PaiNN(..., envelope="cosine", trainable_basis=False, readout_width=channels // 2)``. The
+    vector output of the last layer, which no energy depends on, is not computed.
 
     Parameters
     ----------
@@ -119,6 +122,13 @@ class PaiNN(GraphPESModel):
         Number of interactions.
     cutoff
         In Å.
+    envelope
+        What takes messages to zero at the cutoff: ``"polynomial"``, a `PolynomialEnvelope`, or
+        ``"cosine"``, a `CosineEnvelope`, as in the paper.
+    trainable_basis
+        Whether the frequencies of the radial basis are trained.
+    readout_width
+        Width of the hidden layer of the read-out, C by default.
 
     Examples
     --------
@@ -134,16 +144,19 @@ class PaiNN(GraphPESModel):
         radial_features: int = 20,
         layers: int = 3,
         cutoff: float = DEFAULT_CUTOFF,
+        envelope: Literal["polynomial", "cosine"] = "polynomial",
+        trainable_basis: bool = True,
+        readout_width: int | None = None,
     ):
         super().__init__(cutoff, implemented_properties=["local_energies"])
         self.embedding = PerElementEmbedding(channels)
-        self.radial = Bessel(radial_features, cutoff)
-        self.envelope = PolynomialEnvelope(cutoff)
+        self.radial = Bessel(radial_features, cutoff, trainable_basis)
+        self.envelope = get_envelope(envelope, cutoff)
         self.interactions = nn.ModuleList(
             Interaction(channels, radial_features, first=n == 0) for n in range(layers)
         )
         self.updates = nn.ModuleList(Update(channels, last=n == layers - 1) for n in range(layers))
-        self.read_out = MLP([channels, channels, 1], activation="SiLU")
+        self.read_out = MLP([channels, readout_width or channels, 1], activation="SiLU")
         self.scaler = LocalEnergiesScaler()
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:

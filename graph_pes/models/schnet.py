@@ -61,7 +61,9 @@ class SchNet(GraphPESModel):
 
     Schütt et al., doi:10.1063/1.5019779. As in the paper's reference implementation,
     and unlike graph-pes 1, the filters end with a cosine envelope, without which
-    forces would jump at the cutoff.
+    forces would jump at the cutoff. As in graph-pes 1, and unlike the paper, the radial basis
+    is trained unless ``trainable_basis=False``; to begin with, its Gaussians are
+    :math:`r_c / B` wide, rather than as wide as the distance between them.
 
     Parameters
     ----------
@@ -75,6 +77,8 @@ class SchNet(GraphPESModel):
         Number of interactions.
     expansion
         The radial basis: a `DistanceExpansion` class, Gaussians by default.
+    trainable_basis
+        Whether the parameters of the radial basis are trained, which they are not in the paper.
 
     Examples
     --------
@@ -91,11 +95,12 @@ class SchNet(GraphPESModel):
         expansion_features: int = 50,
         layers: int = 3,
         expansion: type[DistanceExpansion] | str | None = None,
+        trainable_basis: bool = True,
     ):
         super().__init__(cutoff, implemented_properties=["local_energies"])
         self.embedding = PerElementEmbedding(channels)
         basis = get_distance_expansion(expansion or GaussianSmearing)
-        self.radial = basis(expansion_features, cutoff)
+        self.radial = basis(expansion_features, cutoff, trainable_basis)
         self.envelope = CosineEnvelope(cutoff)
         self.interactions = nn.ModuleList(
             Interaction(channels, expansion_features) for _ in range(layers)

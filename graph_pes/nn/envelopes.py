@@ -118,3 +118,22 @@ class SmoothOnsetEnvelope(Envelope):
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"cutoff={self.cutoff}, onset={self.onset}"
+
+
+def get_envelope(name: str, cutoff: float) -> Envelope:
+    """The envelope of a name, ``"polynomial"`` or ``"cosine"``, that ends at a cutoff in Å.
+
+    Raises
+    ------
+    ValueError
+        If there is no envelope of that name.
+
+    Examples
+    --------
+    >>> get_envelope("cosine", cutoff=5.0)
+    CosineEnvelope(cutoff=5.0)
+    """
+    known = {"polynomial": PolynomialEnvelope, "cosine": CosineEnvelope}
+    if name not in known:
+        raise ValueError(f"Unknown envelope {name!r}: expected one of {sorted(known)}")
+    return known[name](cutoff)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import ase
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from tests.conformance.models import randomised
 from tests.strategies import structures
 
 from .network_reference import linear, neighbours, perceptron, silu
+from .transplant import REFERENCES, assert_agrees
 
-GRAPH_PES_1 = Path(__file__).parents[1] / "references" / "graph_pes_1_painn.npz"
 CUTOFF, CHANNELS, RADIAL_FEATURES = 3.0, 5, 4
 
 
@@ -145,7 +143,7 @@ def with_weights_of_graph_pes_1(weights: dict[str, np.ndarray]) -> PaiNN:
 
 def test_against_graph_pes_1() -> None:
     """Energies and forces that graph-pes 1.0.2 gave: see make_graph_pes_1_painn.py."""
-    frozen = dict(np.load(GRAPH_PES_1))
+    frozen = dict(np.load(REFERENCES / "graph_pes_1_painn.npz"))
     painn = with_weights_of_graph_pes_1(frozen)
     for n in range(int(frozen["structures"])):
         Z, R, cell, pbc = (frozen[f"structure.{n}.{key}"] for key in ("Z", "R", "cell", "pbc"))
@@ -155,3 +153,68 @@ def test_against_graph_pes_1() -> None:
         for key, value in predicted.items():
             expected = frozen[f"structure.{n}.{key}"]
             np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-9)
+
+
+# --- schnetpack ---------------------------------------------------------------------------
+
+
+def with_weights_of_schnetpack(frozen: dict[str, np.ndarray]) -> PaiNN:
+    """The network of the paper with the weights of schnetpack's, but for those of no effect."""
+    C, B, layers = (int(frozen[name]) for name in ("channels", "radial_features", "layers"))
+    cutoff = float(frozen["cutoff"])
+    painn = PaiNN(C, B, layers, cutoff, "cosine", trainable_basis=False, readout_width=C // 2)
+    painn.double()
+
+    def weights(name: str) -> torch.Tensor:
+        return torch.from_numpy(frozen[f"weights.{name}"])
+
+    def copy(layer: torch.nn.Linear, name: str) -> None:
+        """As many rows as we have: the last ones may have no effect."""
+        for kind, to in layer.named_parameters():
+            to.data[:] = weights(f"representation.{name}.{kind}")[: len(to)]
+
+    elements = torch.from_numpy(frozen["elements"])
+    painn.embedding.embeddings.values.data[elements] = weights("representation.embedding.weight")
+    painn.radial.frequencies.data[:] = weights("representation.radial_basis.freqs")
+    filters = {kind: weights(f"representation.filter_net.{kind}") for kind in ("weight", "bias")}
+    for n, (interaction, update) in enumerate(zip(painn.interactions, painn.updates, strict=True)):
+        rows = slice(3 * C * n, 3 * C * n + C * interaction.n_filters)
+        # Our basis functions have the prefactor that normalises them.
+        interaction.filters.weight.data[:] = filters["weight"][rows] / np.sqrt(2 / cutoff)
+        interaction.filters.bias.data[:] = filters["bias"][rows]
+        for m in (0, 1):
+            copy(interaction.phi.linear_layers[m], f"interactions.{n}.interatomic_context_net.{m}")
+        copy(update.a.linear_layers[0], f"mixing.{n}.intraatomic_context_net.0")
+        # Theirs are in the order ss, vv, sv, and the vector whose norm is taken comes first.
+        for kind, to in update.a.linear_layers[1].named_parameters():
+            name = f"representation.mixing.{n}.intraatomic_context_net.1.{kind}"
+            ss, vv, sv = weights(name).chunk(3)
+            to.data[:] = torch.cat([ss, sv] if update.last else [ss, sv, vv])
+        V, U = weights(f"representation.mixing.{n}.mu_channel_mix.weight").chunk(2)
+        update.UV.weight.data[:] = torch.cat([U, V])
+    for m in (0, 1):
+        for kind, to in painn.read_out.linear_layers[m].named_parameters():
+            to.data[:] = weights(f"output_modules.0.outnet.{m}.{kind}")
+    return painn.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_against_schnetpack(dtype: torch.dtype) -> None:
+    """Energies, forces and stress that schnetpack gave: see make_schnetpack.py."""
+    frozen = dict(np.load(REFERENCES / "schnetpack_painn.npz"))
+    painn = with_weights_of_schnetpack(frozen).to(dtype)
+    assert_agrees(painn, frozen, {"energy", "forces", "stress"})
+
+
+# --- arguments ----------------------------------------------------------------------------
+
+
+def test_a_basis_that_is_not_trained() -> None:
+    assert PaiNN(4, 5).radial.frequencies.requires_grad
+    fixed = PaiNN(4, 5, trainable_basis=False)
+    assert [n for n, p in fixed.named_parameters() if not p.requires_grad] == ["radial.frequencies"]
+
+
+def test_an_unknown_envelope() -> None:
+    with pytest.raises(ValueError, match="Unknown envelope 'cosin'"):
+        PaiNN(envelope="cosin")  # type: ignore[arg-type]

@@ -10,11 +10,13 @@ from hypothesis import given
 from graph_pes.atomic_graph import AtomicGraph, as_directed, keep_at_most_k_neighbours
 from graph_pes.models import SchNet
 from graph_pes.models.schnet import Interaction
+from graph_pes.nn.mlp import MLP
 from graph_pes.nn.radial import Bessel, GaussianSmearing
 from tests.conformance.models import randomised
 from tests.strategies import structures
 
 from .network_reference import linear, neighbours, perceptron, shifted_softplus
+from .transplant import REFERENCES, assert_agrees
 
 CUTOFF, CHANNELS, FEATURES = 3.0, 6, 7
 
@@ -121,3 +123,50 @@ def test_expansion_by_name_or_class(expansion) -> None:
 def test_unknown_expansion() -> None:
     with pytest.raises(ValueError, match="Unknown distance expansion 'Gaussians'"):
         SchNet(expansion="Gaussians")
+
+
+# --- schnetpack ---------------------------------------------------------------------------
+
+
+def with_weights_of_schnetpack(frozen: dict[str, np.ndarray]) -> SchNet:
+    """Our model with the weights of schnetpack's."""
+    C, B, layers = (int(frozen[name]) for name in ("channels", "radial_features", "layers"))
+    schnet = SchNet(float(frozen["cutoff"]), C, B, layers, trainable_basis=False).double()
+
+    def weights(name: str) -> torch.Tensor:
+        return torch.from_numpy(frozen[f"weights.{name}"])
+
+    def copy(to: torch.nn.Module, name: str) -> None:
+        layers = to.linear_layers if isinstance(to, MLP) else [to]
+        for n, layer in enumerate(layers):
+            for kind, parameter in layer.named_parameters():
+                which = f"{name}.{n}" if isinstance(to, MLP) else name
+                parameter.data[:] = weights(f"{which}.{kind}")
+
+    elements = torch.from_numpy(frozen["elements"])
+    schnet.embedding.embeddings.values.data[elements] = weights("representation.embedding.weight")
+    schnet.radial.centers.data[:] = weights("representation.radial_basis.offsets")
+    # Theirs are as wide as the distance between two of them, ours as r_c / B.
+    schnet.radial.coef.data.fill_(-0.5 / weights("representation.radial_basis.widths")[0] ** 2)
+    for n, layer in enumerate(schnet.interactions):
+        name = f"representation.interactions.{n}"
+        copy(layer.linear, f"{name}.in2f")
+        copy(layer.filters, f"{name}.filter_network")
+        copy(layer.mlp, f"{name}.f2out")
+    copy(schnet.read_out, "output_modules.0.outnet")
+    return schnet.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_against_schnetpack(dtype: torch.dtype) -> None:
+    """Energies, forces and stress that schnetpack gave: see make_schnetpack.py."""
+    frozen = dict(np.load(REFERENCES / "schnetpack_schnet.npz"))
+    schnet = with_weights_of_schnetpack(frozen).to(dtype)
+    assert_agrees(schnet, frozen, {"energy", "forces", "stress"})
+
+
+def test_a_basis_that_is_not_trained() -> None:
+    fixed = SchNet(channels=4, trainable_basis=False)
+    frozen = [name for name, p in fixed.named_parameters() if not p.requires_grad]
+    assert frozen == ["radial.coef", "radial.centers"]
+    assert all(p.requires_grad for p in SchNet(channels=4).parameters())
