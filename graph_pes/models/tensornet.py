@@ -177,8 +177,9 @@ class Interaction(nn.Module):
         Z_i &= Y_i M_i + M_i Y_i, \qquad \Delta X_i = W' Z_i / (\|Z_i\|^2 + 1) \\
         X_i &\leftarrow X_i + \Delta X_i + \Delta X_i^2
 
-    with filters :math:`f` and weights :math:`W` of I, A and S each. For a charge :math:`q`, both
-    products are multiplied by :math:`1 + q / 10`.
+    with filters :math:`f` and weights :math:`W` of I, A and S each. For a charge :math:`q`,
+    :math:`Z_i` (unless the group is SO(3)) and :math:`\Delta X_i^2` are multiplied by
+    :math:`1 + q / 10`.
 
     Parameters
     ----------
@@ -208,9 +209,8 @@ class Interaction(nn.Module):
         factor = 1.0 if charges is None else (1 + 0.1 * charges)[:, None, None]
         x = normalised(x)
         y = self.mix(x)
-        z = factor * self.product(y, self.messages(y if self.mixed_messages else x, edges))
-        if self.group == "SO(3)":
-            z = 2 * z
+        z = self.product(y, self.messages(y if self.mixed_messages else x, edges))
+        z = (2 if self.group == "SO(3)" else factor) * z
         dx = self.mix_products(normalised(z))
         return x + dx + factor * self.square(dx, dx)
 

@@ -83,6 +83,7 @@ def largest_errors(
     for n in range(sum(name.endswith(".R") for name in frozen)):
         Z, R, cell, pbc = (frozen[f"structure.{n}.{key}"] for key in ("Z", "R", "cell", "pbc"))
         atoms = ase.Atoms(Z, R, cell=cell, pbc=pbc)
+        atoms.info["total_charge"] = float(frozen.get(f"{case}.charge", 0))
         graph = AtomicGraph.from_ase(atoms, model.cutoff_value, dtype=dtype)
         expected = starting_with(frozen, f"{case}.structure.{n}.")
         assert {"energy", "forces"} <= expected.keys()
@@ -105,3 +106,74 @@ def test_against_graph_pes_1(case: str, dtype: torch.dtype, tolerance: float) ->
     errors = largest_errors(model, frozen, case, dtype)
     assert max(errors.values()) < tolerance, errors
     assert len(errors) == (3 if case == "conservative" else 2)
+
+
+# --- the originals ------------------------------------------------------------------------
+
+
+def copy_in_threes(mlp: MLP, weights: Weights, name: str, interleaved: bool) -> None:
+    """An MLP whose last outputs are C for each of I, A and S; or, interleaved, I, A, S for each."""
+    *_, last = mlp.linear_layers
+    for n, layer in enumerate(mlp.linear_layers):
+        for kind, to in (("weight", layer.weight), ("bias", layer.bias)):
+            value = weights[name.format(n, kind)]
+            if layer is last and interleaved:
+                value = np.concatenate([value[part::3] for part in range(3)])
+            copy(to, value)
+
+
+def copy_layers(model: TensorNet, weights: Weights, *, interleaved: bool) -> None:
+    """What the originals have in common."""
+    embedding, name = model.embedding, "tensor_embedding."
+    for kind, to in (("weight", embedding.filters.weight), ("bias", embedding.filters.bias)):
+        copy(to, np.concatenate([weights[f"{name}distance_proj{n}.{kind}"] for n in (1, 2, 3)]))
+    copy(embedding.pairs.bias, weights[f"{name}emb2.bias"])
+    copy_norm(embedding.norm, weights, f"{name}init_norm")
+    copy_in_threes(embedding.scales, weights, name + "linears_scalar.{}.{}", interleaved)
+    # Their vectors point to the central atom: the sign of the antisymmetric part.
+    I, A, S = (weights[f"{name}linears_tensor.{n}.weight"] for n in range(3))
+    copy(embedding.mix.weight, np.stack([I, -A, S]))
+    for n, interaction in enumerate(model.interactions):
+        name = f"layers.{n}."
+        mixing = [weights[f"{name}linears_tensor.{m}.weight"] for m in range(6)]
+        copy(interaction.mix.weight, np.stack(mixing[:3]))
+        copy(interaction.mix_products.weight, np.stack(mixing[3:]))
+        copy_in_threes(interaction.filters, weights, name + "linears_scalar.{}.{}", interleaved)
+    copy_norm(model.read_out.norm, weights, "out_norm")
+
+
+def from_torchmd_net(frozen: Weights, case: str, dtype: torch.dtype) -> TensorNet:
+    """Our model with the weights of TorchMD-Net."""
+    settings = ("cutoff", "radial_features", "channels", "layers")
+    model = TensorNet(
+        **{name: frozen[name].item() for name in settings},
+        radial_expansion="ExpNormal",
+        group="SO(3)" if case == "SO(3)" else "O(3)",
+        variant="torchmd-net",
+        charged=case == "charged",
+    ).double()
+    name = "weights.representation_model."
+    weights, Zs = starting_with(frozen, name), frozen["Zs"].tolist()
+    copy(model.embedding.elements.embeddings.values, weights["tensor_embedding.emb.weight"], Zs)
+    copy(model.embedding.pairs.weight, weights["tensor_embedding.emb2.weight"])
+    copy(model.radial.gaussians.beta, weights["distance_expansion.betas"])
+    copy(model.radial.gaussians.centers, weights["distance_expansion.means"])
+    copy_layers(model, weights, interleaved=False)
+    weights |= starting_with(frozen, "weights.output_model.output_network.")
+    for layer, name in zip(
+        model.read_out.mlp.linear_layers, ["linear", "layers.0", "layers.2"], strict=True
+    ):
+        copy(layer.weight, weights[f"{name}.weight"])
+        copy(layer.bias, weights[f"{name}.bias"])
+    return model.to(dtype).eval()
+
+
+@pytest.mark.parametrize("case", ["O(3)", "SO(3)", "charged"])
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+def test_against_torchmd_net(case: str, dtype: torch.dtype, tolerance: float) -> None:
+    """What TorchMD-Net 3.1.0 gave: see make_torchmd_net_tensornet.py."""
+    frozen = dict(np.load(REFERENCES / "torchmd_net_tensornet.npz"))
+    model = from_torchmd_net(frozen, case, dtype)
+    errors = largest_errors(model, frozen, case, dtype)
+    assert max(errors.values()) < tolerance, errors
+    assert len(errors) == 2
