@@ -177,3 +177,39 @@ def test_against_torchmd_net(case: str, dtype: torch.dtype, tolerance: float) ->
     errors = largest_errors(model, frozen, case, dtype)
     assert max(errors.values()) < tolerance, errors
     assert len(errors) == 2
+
+
+def from_matgl(frozen: Weights, case: str, dtype: torch.dtype) -> TensorNet:
+    """Our model with the weights of MatGL."""
+    settings = ("cutoff", "radial_features", "channels", "layers")
+    model = TensorNet(
+        **{name: frozen[name].item() for name in settings},
+        radial_expansion="SmoothBessel",
+        group="SO(3)" if case == "SO(3)" else "O(3)",
+        variant="matgl",
+    ).double()
+    weights, Zs = starting_with(frozen, "weights."), frozen["Zs"].tolist()
+    copy(model.embedding.elements.embeddings.values, weights["tensor_embedding.emb.weight"], Zs)
+    # There, the neighbour comes first.
+    of_neighbour, of_centre = np.split(weights["tensor_embedding.emb2.weight"], 2, axis=1)
+    copy(model.embedding.pairs.weight, np.concatenate([of_centre, of_neighbour], axis=1))
+    copy_layers(model, weights, interleaved=True)
+    copy(model.read_out.linear.weight, weights["linear.weight"])
+    copy(model.read_out.linear.bias, weights["linear.bias"])
+    for mlp, name in ((model.read_out.mlp, "layers"), (model.read_out.gates, "gates")):
+        for n, layer in enumerate(mlp.linear_layers):  # every second one there is an activation
+            copy(layer.weight, weights[f"final_layer.gated.{name}.{2 * n}.weight"])
+            copy(layer.bias, weights[f"final_layer.gated.{name}.{2 * n}.bias"])
+    copy(model.scaler.per_element_scaling.values, np.full(len(Zs), frozen["std"]), Zs)
+    return model.to(dtype).eval()
+
+
+@pytest.mark.parametrize("case", ["O(3)", "SO(3)"])
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+def test_against_matgl(case: str, dtype: torch.dtype, tolerance: float) -> None:
+    """What MatGL 2.0.4 gave: see make_matgl_tensornet.py."""
+    frozen = dict(np.load(REFERENCES / "matgl_tensornet.npz"))
+    model = from_matgl(frozen, case, dtype)
+    errors = largest_errors(model, frozen, case, dtype)
+    assert max(errors.values()) < tolerance, errors
+    assert len(errors) == 3

@@ -6,7 +6,8 @@ Run in an environment of its own, with ``pip install torch==2.13.0 torchmd-net==
         tests/references/torchmd_net_tensornet.npz
 
 Its kernels are switched off: some of their constants are in single precision, and with the group
-SO(3) they transpose one of its matrices. Cells are as wide as that package wants them: twice the cutoff. It predicts no stress.
+SO(3) they transpose one of its matrices. Cells are as wide as that package wants them, twice the
+cutoff. It predicts no stress.
 """
 
 from __future__ import annotations
