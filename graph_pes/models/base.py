@@ -289,6 +289,11 @@ def _outside_inference_mode(graph: AtomicGraph) -> AtomicGraph:
     return AtomicGraph(*map(copied, graph))
 
 
+def _has_gradient(graph: AtomicGraph) -> bool:
+    """Whether someone wants to differentiate with respect to the geometry."""
+    return torch.is_grad_enabled() and (graph.R.requires_grad or graph.cell.requires_grad)
+
+
 def _finished(
     predictions: dict[PropertyKey, Tensor],
     properties: Sequence[PropertyKey],
@@ -346,8 +351,9 @@ class GraphPESModel(GraphPropertyModel):
     ) -> dict[PropertyKey, Tensor]:
         """Predict properties of one structure or of a batch.
 
-        Derivatives are taken also inside ``torch.no_grad()``. In training mode the results
-        can be differentiated; in evaluation mode they are detached.
+        Derivatives are taken also inside ``torch.no_grad()``. The results can be differentiated
+        in training mode, and where ``graph.R`` or ``graph.cell`` requires a gradient (so that a
+        Hessian is the derivative of the forces); else, they are detached.
 
         Parameters
         ----------
@@ -368,8 +374,8 @@ class GraphPESModel(GraphPropertyModel):
         own, asked = set(self.implemented_properties), set(properties)
         forces = "forces" in asked - own
         virial = bool(asked & {"stress", "virial"}) and not own & {"stress", "virial"}
-        # In evaluation mode, predictions are detached in the end.
-        differentiate = forces or virial or (self.training and torch.is_grad_enabled())
+        differentiable = self.training or _has_gradient(graph)
+        differentiate = forces or virial or (differentiable and torch.is_grad_enabled())
         # Tensors made in inference mode can't be differentiated: leave it.
         with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
             batch = self._prepared(_outside_inference_mode(graph), properties)
@@ -380,7 +386,7 @@ class GraphPESModel(GraphPropertyModel):
                 batch,
                 forces=forces,
                 virial=virial,
-                keep_graph=self.training,
+                keep_graph=differentiable,
             )
             if "stress" in asked and "stress" not in predictions:
                 predictions["stress"] = stress_from_virial(predictions["virial"], batch)
@@ -391,7 +397,7 @@ class GraphPESModel(GraphPropertyModel):
             if dtype is not None and key in predictions:
                 predictions[key] = predictions[key].to(dtype)
         return _finished(
-            predictions, properties, was_batch=is_batch(graph), detach=not self.training
+            predictions, properties, was_batch=is_batch(graph), detach=not differentiable
         )
 
     def get_all_PES_predictions(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
@@ -445,9 +451,12 @@ class GraphTensorModel(GraphPropertyModel):
     def predict(
         self, graph: AtomicGraph, properties: Sequence[PropertyKey] = ("tensor",)
     ) -> dict[PropertyKey, Tensor]:
-        """Predict properties of one structure or of a batch; detached in evaluation mode."""
+        """Predict properties of one structure or of a batch.
+
+        In evaluation mode they are detached, unless ``graph.R`` or ``graph.cell`` requires a
+        gradient.
+        """
         batch = self._prepared(graph, properties)
         predictions = self(in_precision_of(self, batch))
-        return _finished(
-            predictions, properties, was_batch=is_batch(graph), detach=not self.training
-        )
+        detach = not (self.training or _has_gradient(graph))
+        return _finished(predictions, properties, was_batch=is_batch(graph), detach=detach)

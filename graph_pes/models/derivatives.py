@@ -79,9 +79,11 @@ def energy_and_derivatives(
         (S, 3, 3) added as asked for.
     """
     leaves: dict[str, Tensor] = {}
-    R, cell = graph.R.detach().clone(), graph.cell
+    R, cell = graph.R, graph.cell
     if forces:
-        leaves["forces"] = R.requires_grad_()
+        # Positions that require a gradient are part of someone else's calculation: stay in it.
+        R = R if R.requires_grad else R.detach().clone().requires_grad_()
+        leaves["forces"] = R
     vectors = neighbour_vectors(graph._replace(R=R))
     if virial:
         leaves["virial"] = displacement = torch.zeros_like(cell).requires_grad_()

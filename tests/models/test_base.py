@@ -245,6 +245,72 @@ def test_training_mode_keeps_the_graph(model: Toy) -> None:
     assert not any(x.requires_grad for x in found.values())
 
 
+# --- derivatives with respect to the positions of someone else ---
+
+
+def finite_difference(f, x: Tensor, step: float = 1e-5) -> Tensor:
+    """The derivative of f (K,) with respect to each component of x (M, 3): shape (K, 3M)."""
+    columns = []
+    for n in range(x.numel()):
+        change = torch.zeros(x.numel(), dtype=x.dtype)
+        change[n] = step
+        change = change.view_as(x)
+        columns.append((f(x + change) - f(x - change)).flatten() / (2 * step))
+    return torch.stack(columns, dim=-1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("batched", [True, False])
+def test_hessian_with_respect_to_given_positions(model: Toy, training: bool, batched: bool) -> None:
+    graph = graph_of(molecule("CH4"))
+    graph = to_batch([graph, graph_of(molecule("H2O"))]) if batched else graph
+    size = graph.R.numel()
+
+    def energy(R: Tensor) -> Tensor:
+        return model.predict(graph._replace(R=R), ["energy"])["energy"].sum()
+
+    def forces(R: Tensor) -> Tensor:
+        return model.predict(graph._replace(R=R), ["energy", "forces"])["forces"]
+
+    expected = -finite_difference(forces, graph.R)
+    assert expected.abs().max() > 0.1
+    model.train(training)
+    hessian = torch.autograd.functional.hessian(energy, graph.R).view(size, size)
+    torch.testing.assert_close(hessian, expected, rtol=1e-6, atol=1e-6)
+    jacobian = torch.autograd.functional.jacobian(forces, graph.R).view(size, size)
+    torch.testing.assert_close(-jacobian, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_reach_what_positions_were_computed_from(model: Toy) -> None:
+    """Stress and forces too, which are derivatives themselves."""
+    graph = graph_of(bulk("Cu"))
+    graph = graph._replace(R=graph.R + torch.tensor([[0.1, 0.2, -0.1]]))
+    scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+
+    def stress(factor: Tensor) -> Tensor:
+        scaled = graph._replace(R=graph.R * factor, cell=graph.cell * factor)
+        return model.predict(scaled, ["forces", "stress"])["stress"]
+
+    (slope,) = torch.autograd.grad(stress(scale)[0, 0], scale)
+    h = torch.tensor(1e-5, dtype=torch.float64)
+    expected = (stress(1 + h) - stress(1 - h))[0, 0] / (2 * h)
+    assert abs(expected) > 0.01
+    torch.testing.assert_close(slope, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_positions_that_need_a_gradient_where_none_is_taken(model: Toy, mode) -> None:
+    graph = graph_of(bulk("Cu"))
+    expected = model.predict(graph, EVERYTHING)
+    graph.R.requires_grad_()
+    with mode():
+        found = model.predict(graph, EVERYTHING)
+    for key, value in expected.items():
+        assert not found[key].requires_grad
+        torch.testing.assert_close(found[key], value, rtol=0, atol=0)
+    assert graph.R.grad is None
+
+
 # --- direct predictions ---
 
 
@@ -298,6 +364,9 @@ def test_tensor_models() -> None:
     batch = to_batch([graph_of(molecule("H2O"))] * 2)
     assert model.eval().predict(batch)["tensor"].shape == (6, 3, 3)
     assert not model.predict(batch)["tensor"].requires_grad
+    moving = batch._replace(R=batch.R.clone().requires_grad_())
+    (gradient,) = torch.autograd.grad(model.predict(moving)["tensor"].norm(), moving.R)
+    assert gradient.abs().max() > 0
     with pytest.raises(ValueError, match=r"can't predict \['energy'\]: it predicts \['tensor'\]"):
         model.predict(batch, ["energy"])
 
