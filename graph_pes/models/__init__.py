@@ -6,6 +6,7 @@ from .eddp import EDDP
 from .freeze import freeze, freeze_all_except, freeze_any_matching, freeze_matching
 from .io import load_model, load_model_component, save_model
 from .lennard_jones import LennardJones, LennardJonesMixture
+from .mace import MACE, ZEmbeddingMACE
 from .morse import Morse
 from .offsets import (
     EnergyOffset,
@@ -29,6 +30,7 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
     LearnableOffset,
     LennardJones,
     LennardJonesMixture,
+    MACE,
     Morse,
     Orb,
     PaiNN,
@@ -37,6 +39,7 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
     StillingerWeber,
     TensorNet,
     ZBLCoreRepulsion,
+    ZEmbeddingMACE,
 ]
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "LearnableTensorOffset",
     "LennardJones",
     "LennardJonesMixture",
+    "MACE",
     "Morse",
     "Orb",
     "PaiNN",
@@ -64,6 +68,7 @@ __all__ = [
     "TensorNet",
     "UnitConverter",
     "ZBLCoreRepulsion",
+    "ZEmbeddingMACE",
     "freeze",
     "freeze_all_except",
     "freeze_any_matching",

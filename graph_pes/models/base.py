@@ -20,7 +20,7 @@ from graph_pes.atomic_graph import (
     with_edge_vectors,
 )
 from graph_pes.nn.float64 import Float64Tensors
-from graph_pes.nn.per_element import PerElementParameter
+from graph_pes.nn.per_element import AtomicOneHot, PerElementParameter
 from graph_pes.periodic_table import symbols_of
 
 from .arguments import RecordsArguments
@@ -121,6 +121,9 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
             raise ValueError(
                 f"{type(self).__name__} can't predict {unknown}: it predicts {sorted(known)}"
             )
+        for module in _every_module(self):
+            if isinstance(module, AtomicOneHot):
+                module.check(graph.Z)
         graph = graph if is_batch(graph) else to_batch([graph._replace(properties={})])
         return trim_edges(graph, self.cutoff_value)
 

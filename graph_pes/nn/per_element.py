@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graph_pes.periodic_table import MAX_Z, SYMBOLS, atomic_number
+from graph_pes.periodic_table import MAX_Z, SYMBOLS, atomic_number, symbols_of
 
 from .float64 import Float64Tensors
 
@@ -202,6 +202,21 @@ class AtomicOneHot(nn.Module):
         """
         index = self.index_of[Z]
         return (index[:, None] == torch.arange(len(self.elements), device=Z.device)).long()
+
+    def check(self, Z: Tensor) -> None:
+        """Make sure that all atoms are of the declared elements.
+
+        Raises
+        ------
+        ValueError
+            Naming those that are not.
+        """
+        unknown = Z[self.index_of[Z] < 0]
+        if unknown.numel() > 0:
+            raise ValueError(
+                f"the structure contains {', '.join(symbols_of(unknown.tolist()))}, but the model "
+                f"was made for elements={self.elements}"
+            )
 
 
 def count_used_parameters(module: nn.Module) -> tuple[int, int]:

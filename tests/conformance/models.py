@@ -12,6 +12,7 @@ from graph_pes.models.addition import AdditionModel
 from graph_pes.models.base import GraphPESModel
 from graph_pes.models.eddp import EDDP
 from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
+from graph_pes.models.mace import MACE, ZEmbeddingMACE
 from graph_pes.models.morse import Morse
 from graph_pes.models.offsets import FixedOffset, LearnableOffset
 from graph_pes.models.orb import Orb
@@ -77,6 +78,12 @@ def orb(**options: Any) -> GraphPESModel:
     return randomised(model)
 
 
+def small_mace(cls: type[MACE] | type[ZEmbeddingMACE], **arguments: Any) -> GraphPESModel:
+    settings = {"cutoff": 4.0, "n_radial": 4, "channels": 4, "l_max": 2, "readout_width": 4}
+    settings["weights_mlp"] = {"hidden_depth": 1, "hidden_features": 8}
+    return randomised(cls(**settings, **arguments), factor=0.8)
+
+
 def with_offsets() -> GraphPESModel:
     return AdditionModel(
         network=painn(),
@@ -121,6 +128,20 @@ MODELS = [
         lambda: tensornet(variant="torchmd-net", radial_expansion="ExpNormal"),
     ),
     Row("TensorNet-matgl", lambda: tensornet(variant="matgl", radial_expansion="SmoothBessel")),
+    Row("MACE", lambda: small_mace(MACE, elements=["O", "H", "C"])),
+    Row(
+        "MACE-residual",
+        lambda: small_mace(
+            MACE,
+            elements=["O", "H", "C"],
+            hidden_irreps="0e + 1o + 1e + 2e",
+            layers=3,
+            correlation=2,
+            first_layer="residual",
+            aggregation="constant_learnable",
+        ),
+    ),
+    Row("ZEmbeddingMACE", lambda: small_mace(ZEmbeddingMACE, z_embed_dim=2, hidden_irreps="0e")),
     Row("EDDP", eddp),
     Row("Orb", orb, options=LEARNS_ROTATION, one_way=False),
     Row(

@@ -183,3 +183,10 @@ def test_one_hot() -> None:
     assert one_hot(torch.zeros(0, dtype=torch.long)).shape == (0, 2)
     # Indices are integers, whatever the model is cast to.
     assert one_hot.half()(torch.tensor([1])).dtype == torch.int64
+
+
+def test_one_hot_names_unknown_elements() -> None:
+    one_hot = AtomicOneHot(["O", "H"])
+    one_hot.check(torch.tensor([1, 8, 8]))
+    with pytest.raises(ValueError, match=r"contains C, Fe, but .* elements=\['O', 'H'\]"):
+        one_hot.check(torch.tensor([1, 26, 6, 8]))
