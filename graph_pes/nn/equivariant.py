@@ -52,6 +52,55 @@ class EquivariantLinear(nn.Module):
         return f"{self.irreps_in} -> {self.irreps_out}"
 
 
+class EquivariantBilinear(nn.Module):
+    r"""Mixes channels in a way that depends on attributes of the atom.
+
+    .. math::  y = \frac{1}{\sqrt{n Z}} \sum_z a_z \, x W_z
+
+    for n channels of x and Z attributes, such as a one-hot vector of the element. As
+    ``e3nn.o3.FullyConnectedTensorProduct`` with even scalars.
+
+    Parameters
+    ----------
+    irreps_in
+        Irreps of the input, each occurring once.
+    n_attributes
+        Z.
+    irreps_out
+        Irreps that are wanted; ``self.irreps_out`` are those of them that the input allows.
+    """
+
+    def __init__(self, irreps_in: str | Irreps, n_attributes: int, irreps_out: str | Irreps):
+        super().__init__()
+        self.n_attributes = n_attributes
+        self.irreps_in = checked_unique(parse_irreps(irreps_in))
+        wanted = checked_unique(parse_irreps(irreps_out))
+        channels = {ir: (index, mul) for index, (mul, ir) in enumerate(self.irreps_in)}
+        self.irreps_out = o3().Irreps([(mul, ir) for mul, ir in wanted if ir in channels])
+        self.sources = [channels[ir][0] for _, ir in self.irreps_out]
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(n_attributes, channels[ir][1], mul))
+            for mul, ir in self.irreps_out
+        )
+
+    def forward(self, x: Sequence[Tensor], attributes: Tensor) -> Blocks:
+        """From blocks of ``irreps_in`` and attributes (N, Z) to blocks of ``irreps_out``."""
+        return [
+            self._mixed(x[source], attributes, weight * (1 / math.sqrt(weight[..., 0].numel())))
+            for source, weight in zip(self.sources, self.weights, strict=True)
+        ]
+
+    def _mixed(self, x: Tensor, attributes: Tensor, weight: Tensor) -> Tensor:
+        if self.n_attributes > 8:  # a matrix for each atom is cheaper
+            matrices = (attributes @ weight.flatten(1)).unflatten(1, weight.shape[1:])
+            return torch.bmm(x, matrices)
+        products = x.unsqueeze(2) * attributes[:, None, :, None]  # (N, 2l + 1, Z, n)
+        return products.flatten(2) @ weight.flatten(0, 1)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"{self.irreps_in} x {self.n_attributes} -> {self.irreps_out}"
+
+
 def checked_unique(irreps: Irreps) -> Irreps:
     """The irreps, none of which may occur twice."""
     if len({ir for _, ir in irreps}) < len(irreps):

@@ -78,12 +78,20 @@ def merged(irreps: Irreps) -> Irreps:
 def clebsch_gordan(l1: int, l2: int, l3: int) -> Tensor:
     """How degrees l1 and l2 couple to l3: shape (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), float64.
 
-    These are Wigner's 3j symbols in the basis of real spherical harmonics, of norm 1, as in
-    ``e3nn.o3.wigner_3j``.
+    These are Wigner's 3j symbols in the basis of real spherical harmonics, of norm 1. Versions
+    of e3nn differ in the sign of those with odd l1 + l2 + l3; here it is always that of e3nn
+    0.4, so that the weights of a model mean the same whatever is installed: the first number
+    that is not zero is positive if l1 ≤ l2 ≤ l3, and exchanging two degrees changes the sign.
     """
-    coefficients: Tensor = o3().wigner_3j(l1, l2, l3, dtype=torch.float64)
-    # Numerical zeros are zero.
-    return torch.where(coefficients.abs() < 1e-12, 0.0, coefficients)
+    degrees = (l1, l2, l3)
+    order = sorted(range(3), key=degrees.__getitem__)
+    C: Tensor = o3().wigner_3j(*sorted(degrees), dtype=torch.float64)
+    C = torch.where(C.abs() < 1e-12, 0.0, C)  # numerical zeros
+    if sum(degrees) % 2:
+        first = C[C != 0][0]
+        exchanged = order in ([1, 0, 2], [0, 2, 1], [2, 1, 0])
+        C = C * torch.sign(first) * (-1 if exchanged else 1)
+    return C.permute([order.index(axis) for axis in range(3)]).contiguous()
 
 
 def from_e3nn_rows(x: Tensor, irreps: Irreps) -> Blocks:

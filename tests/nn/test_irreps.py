@@ -36,6 +36,19 @@ def test_clebsch_gordan_are_invariant() -> None:
         torch.testing.assert_close(C.norm(), torch.tensor(1.0).double())
 
 
+@pytest.mark.parametrize(
+    ("degrees", "sign"),
+    [((1, 1, 1), 1), ((1, 2, 2), 1), ((2, 1, 2), -1), ((2, 3, 2), -1), ((3, 2, 2), 1)]
+    + [((3, 4, 6), 1), ((4, 6, 3), 1), ((5, 4, 4), 1), ((5, 4, 6), -1)],
+)
+def test_signs_are_those_of_the_first_versions(degrees: tuple[int, int, int], sign: int) -> None:
+    """Signs, in e3nn 0.4.4, of the first coefficients that are not zero."""
+    C = clebsch_gordan(*degrees)
+    assert C[C != 0][0].sign() == sign
+    theirs = o3().wigner_3j(*degrees, dtype=torch.float64)
+    torch.testing.assert_close(C.abs(), theirs.abs(), rtol=0, atol=1e-12)
+
+
 def test_rows_of_e3nn() -> None:
     irreps = parse_irreps("3x0e+2x1o+1x2e")
     rows = torch.randn(4, irreps.dim)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from graph_pes.nn import tensor_product
-from graph_pes.nn.irreps import Blocks, from_e3nn_rows, o3, to_e3nn_rows
-from graph_pes.nn.tensor_product import NeighbourTensorProduct
+from graph_pes.nn.irreps import Blocks, clebsch_gordan, from_e3nn_rows, o3, to_e3nn_rows
+from graph_pes.nn.tensor_product import NeighbourTensorProduct, Path
 
 torch.set_num_threads(1)
 N, D, Q = 5, 4, 3
@@ -46,8 +46,19 @@ def by_e3nn(
         shared_weights=False,
         internal_weights=False,
     )
-    messages = theirs(to_e3nn_rows(x)[neighbours.flatten()], Y, phi @ V)
+    # Versions of e3nn differ in signs.
+    signs = [torch.full((p.channels,), sign_in_e3nn(p, product)) for p in paths]
+    messages = theirs(to_e3nn_rows(x)[neighbours.flatten()], Y, phi @ V * torch.cat(signs))
     return messages.view(N, D, -1).sum(1)
+
+
+def sign_in_e3nn(path: Path, product: NeighbourTensorProduct) -> float:
+    """Whether e3nn has our coupling coefficients, or minus those."""
+    l1, l2 = product.irreps_in[path.source].ir.l, product.harmonics[path.harmonic].ir.l
+    degrees = (l1, l2, product.irreps_out[path.target].ir.l)
+    overlap = (clebsch_gordan(*degrees) * o3().wigner_3j(*degrees)).sum()
+    assert abs(overlap) == pytest.approx(1)
+    return float(overlap.sign())
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from graph_pes.models import GraphPESModel
+from graph_pes.models.nequip import Layer, NequIP, Representation, ZEmbeddingNequIP, parse_features
+from graph_pes.nn.equivariant import EquivariantBilinear, Gate
+from graph_pes.nn.irreps import o3, parse_irreps
+
+from .transplant import REFERENCES, Frozen, assert_agrees
+
+ELEMENTS = [1, 6, 8, 14]
+
+# --- weights of originals, which compute more than ours -----------------------------------
+
+
+class Original:
+    """A layer of an original: what it computes, and its weights for what ours computes.
+
+    Parameters
+    ----------
+    irreps_in, irreps_out
+        Of its features.
+    edges
+        Of the spherical harmonics.
+    allowed
+        Irreps of the messages.
+    ours
+        Our layer, all of whose irreps are among the above.
+    """
+
+    def __init__(self, irreps_in: str, irreps_out: str, edges: Any, allowed: Any, ours: Layer):
+        self.irreps_in, self.ours = parse_irreps(irreps_in), ours
+        gate = Gate(irreps_out)
+        self.mixed = gate.irreps_in.sort().irreps
+        self.paths = [
+            (mul, a, b, c)
+            for mul, a in self.irreps_in
+            for _, b in edges
+            for c in a * b
+            if c in [ir for _, ir in allowed]
+        ]
+        self.sums = {
+            str(ir): sum(mul for mul, *_, c in self.paths if c == ir)
+            for ir in sorted({c for *_, c in self.paths})
+        }
+        # Of the even scalars, gates of irreps that we leave out are left out.
+        kept, start = list(range(gate.sizes[0])), gate.sizes[0]
+        for mul, ir in gate.irreps_out:
+            if ir.l > 0:
+                kept += range(start, start + mul) if ours.irreps_out.count(ir) else []
+                start += mul
+        n = gate.sizes[0] if ours.irreps_out.count("0e") else 0
+        self.kept = kept if n else kept[gate.sizes[0] :]
+
+    def columns(self, ir: Any) -> Any:
+        return self.kept if ir == o3().Irrep("0e") else slice(None)
+
+    def matrices(self, flat: np.ndarray, sources: dict[str, int], n: int = 1) -> dict[str, Any]:
+        """Weights (n_in, n, n_out) of each irrep from those of a linear layer of e3nn."""
+        found, start = {}, 0
+        for ir, n_in in sources.items():
+            n_out = self.mixed.count(ir)
+            if n_out == 0:
+                continue
+            size = n_in * n * n_out
+            found[ir] = flat[start : start + size].reshape(n_in, n, n_out)
+            start += size
+        assert start == len(flat)
+        return found
+
+    def path_columns(self) -> list[int]:
+        """Where the weights of our paths are."""
+        product, columns = self.ours.product, []
+        starts = np.cumsum([0] + [mul for mul, *_ in self.paths])
+        names = [(a, b, c) for _, a, b, c in self.paths]
+        for p in product.paths.paths:
+            name = (
+                product.irreps_in[p.source].ir,
+                product.harmonics[p.harmonic].ir,
+                product.irreps_out[p.target].ir,
+            )
+            start = starts[names.index(name)]
+            columns += range(start, start + p.channels)
+        return columns
+
+    def copy_linears(self, pre: np.ndarray, post: np.ndarray) -> None:
+        start = 0
+        for mul, ir in self.irreps_in:
+            for n, (_, kept) in enumerate(self.ours.irreps_in):
+                if kept == ir:
+                    matrix = pre[start : start + mul * mul].reshape(mul, mul)
+                    copy(self.ours.pre_linear.weights[n], matrix)
+            start += mul * mul
+        matrices = self.matrices(post, self.sums)
+        linear = self.ours.post_linear
+        for (_, ir), weight in zip(linear.irreps_out, linear.weights, strict=True):
+            copy(weight, matrices[str(ir)][:, 0][:, self.columns(ir)])
+
+    def copy_self_interaction(self, flat: np.ndarray, n: int) -> None:
+        matrices = self.matrices(flat, {str(ir): mul for mul, ir in self.irreps_in}, n)
+        own = self.ours.self_interaction
+        assert own is not None
+        for (_, ir), weight in zip(own.irreps_out, own.weights, strict=True):
+            matrix = matrices[str(ir)][..., self.columns(ir)]
+            bilinear = isinstance(own, EquivariantBilinear)
+            copy(weight, matrix.transpose(1, 0, 2) if bilinear else matrix[:, 0])
+
+
+def copy(parameter: torch.Tensor, value: np.ndarray, rows: Any = ...) -> None:
+    assert parameter.data[rows].numel() == value.size
+    parameter.data[rows] = torch.from_numpy(np.ascontiguousarray(value)).view_as(
+        parameter.data[rows]
+    )
+
+
+# --- graph-pes 1.0.2 ----------------------------------------------------------------------
+
+VARIANTS = {
+    "parities": lambda: NequIP(
+        ["H", "C", "O", "Si"],
+        cutoff=3.5,
+        layers=4,
+        features={"channels": [4, 3, 2], "l_max": 2, "use_odd_parity": True},
+        radial_features=5,
+    ),
+    "linear": lambda: NequIP(
+        ["H", "C", "O", "Si"],
+        direct_force_predictions=True,
+        cutoff=3.5,
+        layers=2,
+        features={"node_irreps": "4x0e + 3x1o + 2x2e", "edge_irreps": "0e + 1o + 2e + 3o"},
+        self_interaction="linear",
+        neighbour_aggregation="constant_fixed",
+        radial_features=4,
+    ),
+    "embedded": lambda: ZEmbeddingNequIP(
+        cutoff=3.5,
+        Z_embed_dim=3,
+        features={"channels": 4, "l_max": 1, "use_odd_parity": False},
+        layers=3,
+        prune_last_layer=False,
+        neighbour_aggregation="mean",
+        radial_features=4,
+    ),
+}
+
+
+def with_weights_of_graph_pes_1(model: GraphPESModel, frozen: Frozen) -> GraphPESModel:
+    weights = {k.removeprefix("weights."): v for k, v in frozen.items() if "weights." in k}
+    model, representation = model.double(), model.representation
+    copy(
+        representation.embedding.embeddings.values,
+        weights["initial_node_embedding._embeddings"],
+        ELEMENTS,
+    )
+    if "Z_embedding._embeddings" in weights:
+        copy(
+            representation.attributes.embeddings.values,
+            weights["Z_embedding._embeddings"],
+            ELEMENTS,
+        )
+    copy(
+        model.head.scaler.per_element_scaling.values,
+        weights["scaler.per_element_scaling"],
+        ELEMENTS,
+    )
+    copy(model.head.energies.weights[0], weights["energy_readout.weight"])
+    if model.head.forces is not None:
+        copy(model.head.forces.weights[0], weights["force_readout.weight"])
+    nodes, edges = parse_features(model.constructor_arguments["features"])
+    for n, layer in enumerate(representation.layers):
+        of_layer = {
+            k.removeprefix(f"layers.{n}."): v
+            for k, v in weights.items()
+            if k.startswith(f"layers.{n}.")
+        }
+        irreps = [str(frozen[f"{n}.{name}"]) for name in ("irreps_in", "irreps_out")]
+        original = Original(*irreps, edges, nodes, layer)
+        original.copy_linears(
+            of_layer["pre_message_linear.weight"], of_layer["post_message_linear.weight"]
+        )
+        own = [v for k, v in of_layer.items() if "self_interaction" in k]
+        original.copy_self_interaction(own[0], layer_attributes(layer))
+        network = "weight_generator.components.0.1.linear_layers"
+        for m, linear in enumerate(layer.weights.mlp.linear_layers):
+            rows = original.path_columns() if m == 2 else ...
+            copy(linear.weight, of_layer[f"{network}.{m}.weight"][rows])
+            copy(linear.bias, of_layer[f"{network}.{m}.bias"][rows])
+        if "aggregation.scale" in of_layer:
+            copy(layer.aggregation.scale, of_layer["aggregation.scale"])
+        copy(
+            representation.radial.frequencies,
+            of_layer["weight_generator.components.0.0.frequencies"],
+        )
+    return model.eval()
+
+
+def layer_attributes(layer: Layer) -> int:
+    own = layer.self_interaction
+    return own.n_attributes if isinstance(own, EquivariantBilinear) else 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_against_graph_pes_1(variant: str, dtype: torch.dtype) -> None:
+    """Predictions that graph-pes 1.0.2 gave: see make_graph_pes_1_nequip.py."""
+    frozen = dict(np.load(REFERENCES / f"graph_pes_1_nequip_{variant}.npz"))
+    model = with_weights_of_graph_pes_1(VARIANTS[variant](), frozen).to(dtype)
+    keys = {"energy", "forces"} | ({"stress"} if variant != "linear" else set())
+    assert_agrees(model, frozen, keys)
