@@ -32,7 +32,7 @@ from .trainer import wandb_loggers
 
 _DEFAULTS: dict[str, Any] = {
     "loader_kwargs": {"batch_size": 2, "num_workers": 0},
-    "torch": {"dtype": "float32", "float32_matmul_precision": "high"},
+    "torch": {"float32_matmul_precision": "high"},
 }
 
 
@@ -57,10 +57,13 @@ def test_from_config(config: Mapping[str, Any]) -> dict[str, float]:
         If the configuration can't be used.
     """
     resolved = resolve(config, TestingConfig, _DEFAULTS)
-    torch_config = typed(resolved["torch"], TorchConfig, "torch/")
+    if not isinstance(resolved["model_path"], str):
+        raise ConfigError(f"model_path: expected the path of a file, got {resolved['model_path']}")
+    model = load_model(resolved["model_path"])
+    torch_config = _torch_config(resolved["torch"], model)
     with messages_on_terminal("INFO"), numerical_settings(torch_config, seed=0), without_advice():
         settings = instantiate(resolved, TestingConfig)
-        model = load_model(settings.model_path).to(_device(settings.accelerator))
+        model = model.to(_device(settings.accelerator))
         folder = Path(settings.model_path).parent
         datasets = _datasets(settings, model, folder)
         results = test(model, datasets, settings.prefix, settings.loader_kwargs)
@@ -70,6 +73,12 @@ def test_from_config(config: Mapping[str, Any]) -> dict[str, float]:
             lightning_logger.log_metrics(results)
             lightning_logger.save()
     return results
+
+
+def _torch_config(given: Mapping[str, Any], model: GraphPropertyModel) -> TorchConfig:
+    """Settings in which the data have the precision of the model, unless another is given."""
+    own = {} if model.dtype is None else {"dtype": str(model.dtype).removeprefix("torch.")}
+    return typed({**own, **given}, TorchConfig, "torch/")
 
 
 def _device(accelerator: str) -> str:

@@ -221,6 +221,7 @@ def test(
     for name, dataset in datasets.items():
         dataset.prepare_data()
         dataset.setup()
+        check_cutoff(model, dataset, f"the data {name!r}")
         batches = GraphDataLoader(dataset, **kwargs, three_body_cutoff=three_body_cutoff)
         metrics = evaluate(model, batches)
         path = prefix if list(datasets) == ["test"] else f"{prefix}/{name}"

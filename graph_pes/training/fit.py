@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
-from graph_pes.data import DatasetCollection, GraphDataLoader, GraphDataset
+from graph_pes.data import ConcatDataset, DatasetCollection, GraphDataLoader, GraphDataset
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 from graph_pes.models.io import describe
 from graph_pes.nn.per_element import count_used_parameters
@@ -184,8 +184,12 @@ def check_cutoff(model: GraphPropertyModel, dataset: GraphDataset, what: str) ->
     Raises
     ------
     ValueError
-        If they are.
+        If they are, naming the part of concatenated data.
     """
+    if isinstance(dataset, ConcatDataset):
+        for name, part in dataset.datasets.items():
+            check_cutoff(model, part, f"{what} ({name!r})")
+        return
     listed, needed = float(dataset[0].cutoff), model.cutoff_value
     if listed < needed:
         raise ValueError(

@@ -7,16 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from graph_pes.atomic_graph import AtomicGraph, to_batch
 from graph_pes.cli import test as command
 from graph_pes.cli.run_folder import update_summary
 from graph_pes.cli.test import test_from_config as run_test
 from graph_pes.data import GraphDataLoader, file_dataset
-from graph_pes.models import load_model
+from graph_pes.models import load_model, save_model
 from graph_pes.training.config_files import ConfigError
 from graph_pes.training.evaluation import evaluate
 
@@ -116,6 +118,46 @@ def test_precision_and_workers(folder: Path, data_files: Path):
     assert results["test/hot/forces_mae"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_data_have_the_precision_of_the_model(
+    folder: Path, data_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Unless another one is asked for."""
+    seen: list[set[torch.dtype]] = []
+    test = command.test
+
+    def spy(model: Any, datasets: Any, *args: Any) -> dict[str, float]:
+        seen.append({model.dtype, *(graph.R.dtype for graph in datasets["hot"])})
+        return test(model, datasets, *args)
+
+    monkeypatch.setattr(command, "test", spy)
+    model = load_model(folder / "model.pt").double()
+    save_model(model, folder / "model.pt")
+    path = str(data_files / "test.xyz")
+    in_double_precision = []
+    for data in ({"path": path}, {"+file_dataset": {"path": path, "cutoff": 4.0}}):
+        in_double_precision.append(run_test(config(folder, data={"hot": data})))
+    run_test(config(folder, data={"hot": path}, torch={"dtype": "float32"}))
+    assert seen == [{torch.float64}, {torch.float64}, {torch.float32, torch.float64}]
+    atoms = ase.io.read(path, index=":")
+    graphs = [AtomicGraph.from_ase(a, 3.0, dtype=torch.float64) for a in atoms]
+    expected = evaluate(model, [to_batch(graphs)])["forces_rmse"]
+    for results in in_double_precision:
+        assert results["test/hot/forces_rmse"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_data_with_a_cutoff_that_is_too_small(parts: bool, folder: Path, data_files: Path):
+    path = str(data_files / "test.xyz")
+    data: Any = {"path": path, "cutoff": 2.5}
+    message = "the data 'hot' list neighbours up to 2.5 Å, but the model needs those up to 3 Å"
+    if parts:
+        near, far = ({"+file_dataset": {"path": path, "cutoff": c}} for c in (2.5, 3.0))
+        data = {"+ConcatDataset": {"a": far, "b": near}}
+        message = message.replace("'hot'", r"'hot' \('b'\)")
+    with pytest.raises(ValueError, match=message):
+        run_test(config(folder, data={"hot": data}))
+
+
 @pytest.mark.parametrize("logger", ["auto", "csv", {"project": "ethanol"}])
 @pytest.mark.parametrize("trained_with", [None, {"project": "ethanol"}])
 def test_where_results_go(
@@ -147,6 +189,7 @@ def test_where_results_go(
         ({"data": {"a": {"pth": "x"}}}, "data/a/pth: did you mean 'path'"),
         ({"data": {"path": "x", "ctoff": 3}}, "data/ctoff: did you mean 'cutoff'"),
         ({"data": "+no_such_data()"}, r"data: there is no object \+no_such_data"),
+        ({"model_path": 3}, "model_path: expected the path of a file, got 3"),
         ({"model_path": None}, "the key 'model_path' is missing"),
         ({"model_path": "missing.pt"}, "there is no model file missing.pt"),
     ],
