@@ -1,10 +1,12 @@
 """Structures as graphs: the data structure, neighbour lists, batches and sums over them."""
 
 from .batching import CustomPropertyBatcher, register_custom_batcher, to_batch
+from .ghosts import with_ghosts
 from .graph import DEFAULT_CUTOFF, AtomicGraph, replace
 from .neighbours import (
     as_directed,
     as_neighbour_matrix,
+    is_neighbour_matrix,
     keep_at_most_k_neighbours,
     neighbour_list,
     neighbour_matrix,
@@ -26,6 +28,7 @@ from .ops import (
     label_mask,
     neighbour_distances,
     neighbour_vectors,
+    neighbour_Z,
     number_of_atoms,
     number_of_edges,
     number_of_neighbours,
@@ -38,7 +41,7 @@ from .ops import (
     with_edge_vectors,
 )
 from .properties import ALL_PROPERTY_KEYS, PROPERTIES, Property, PropertyKey
-from .triplets import triplet_edges, with_triplets
+from .triplets import neighbour_pairs, triplet_edges, with_triplets
 
 __all__ = [
     "ALL_PROPERTY_KEYS",
@@ -60,11 +63,14 @@ __all__ = [
     "index_over_neighbours",
     "is_batch",
     "is_local_property",
+    "is_neighbour_matrix",
     "keep_at_most_k_neighbours",
     "label_mask",
+    "neighbour_Z",
     "neighbour_distances",
     "neighbour_list",
     "neighbour_matrix",
+    "neighbour_pairs",
     "neighbour_vectors",
     "number_of_atoms",
     "number_of_edges",
@@ -83,5 +89,6 @@ __all__ = [
     "trim_edges",
     "undirected_edges",
     "with_edge_vectors",
+    "with_ghosts",
     "with_triplets",
 ]

@@ -22,11 +22,15 @@ TRIPLET_EDGES: Final[str] = "_triplet_edges"
 TRIPLET_CUTOFF: Final[str] = "_triplet_cutoff"
 #: Number of neighbours of each atom, on graphs whose edges form a matrix (`as_neighbour_matrix`).
 NEIGHBOUR_COUNTS: Final[str] = "_neighbour_counts"
+#: Atomic numbers of all atoms that edges lead to, on graphs of which some belong to other
+#: processes (`with_ghosts`).
+GHOSTS: Final[str] = "_ghosts"
 DERIVED_KEYS: Final[tuple[str, ...]] = (
     EDGE_VECTORS,
     TRIPLET_EDGES,
     TRIPLET_CUTOFF,
     NEIGHBOUR_COUNTS,
+    GHOSTS,
 )
 
 #: Key of ``AtomicGraph.other`` that marks a graph in which the reverse of an edge may be missing.

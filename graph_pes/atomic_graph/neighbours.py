@@ -162,6 +162,11 @@ def trim_edges(graph: AtomicGraph, cutoff: float) -> AtomicGraph:
         )
     if graph.cutoff <= cutoff:
         return graph
+    if is_neighbour_matrix(graph):
+        # A neighbour matrix keeps its shape: models give nothing to edges that are too long.
+        near = neighbour_distances(graph) <= cutoff
+        counts = near.view(number_of_atoms(graph), -1).sum(dim=1)
+        return graph._replace(cutoff=cutoff, other={**graph.other, NEIGHBOUR_COUNTS: counts})
     return select_edges(graph, neighbour_distances(graph) <= cutoff)._replace(cutoff=cutoff)
 
 
@@ -188,10 +193,14 @@ def as_directed(graph: AtomicGraph) -> AtomicGraph:
     return graph._replace(other={**graph.other, DIRECTED: mark})
 
 
+#: Longer than any cutoff, in Å; the cutoff of a model may be larger than that of a graph.
+_BEYOND = 1000.0
+
+
 def as_neighbour_matrix(graph: AtomicGraph) -> AtomicGraph:
     """A graph in which every atom has equally many edges, D, so that E = N D.
 
-    Edges that fill up go from an atom to itself, with a vector that is longer than the cutoff:
+    Edges that fill up go from an atom to itself, with a vector that is longer than any cutoff:
     whatever is zero from there on, value and slope, needs no masks. `number_of_neighbours`
     still counts the others only. At least one edge per atom; a graph that already is such a
     matrix is returned as it is.
@@ -204,9 +213,9 @@ def as_neighbour_matrix(graph: AtomicGraph) -> AtomicGraph:
     tensor([[0, 0, 1, 1, 2, 2],
             [1, 2, 0, 1, 0, 2]])
     >>> neighbour_distances(graph)
-    tensor([0.9686, 0.9686, 0.9686, 2.2000, 0.9686, 2.2000])
+    tensor([9.6856e-01, 9.6856e-01, 9.6856e-01, 1.0000e+03, 9.6856e-01, 1.0000e+03])
     """
-    if NEIGHBOUR_COUNTS in graph.other:
+    if is_neighbour_matrix(graph):
         return graph
     N, E, (i, j) = number_of_atoms(graph), number_of_edges(graph), graph.neighbour_list
     counts = number_of_neighbours(graph, include_central_atom=False)
@@ -218,13 +227,18 @@ def as_neighbour_matrix(graph: AtomicGraph) -> AtomicGraph:
     first = torch.cumsum(counts, 0) - counts
     place = i * D + torch.arange(E, device=i.device) - first.index_select(0, i)
     atoms = torch.arange(N, device=i.device).repeat_interleave(D)
-    beyond = vectors.new_tensor([graph.cutoff + 1, 0, 0]).expand(N * D, 3)
+    beyond = vectors.new_tensor([_BEYOND, 0, 0]).expand(N * D, 3)
     offsets = graph.neighbour_cell_offsets
     return graph._replace(
         neighbour_list=torch.stack([atoms, atoms.index_copy(0, place, j)]),
         neighbour_cell_offsets=offsets.new_zeros(N * D, 3).index_copy(0, place, offsets),
         other={**other, EDGE_VECTORS: beyond.index_copy(0, place, vectors)},
     )
+
+
+def is_neighbour_matrix(graph: AtomicGraph) -> bool:
+    """Whether all atoms have equally many edges, some of which may be too long to count."""
+    return NEIGHBOUR_COUNTS in graph.other
 
 
 def neighbour_matrix(graph: AtomicGraph) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from graph_pes.tensors import determinant_3x3, index_sum, left_aligned_div, safe_norm
 
-from .graph import EDGE_VECTORS, NEIGHBOUR_COUNTS, AtomicGraph
+from .ghosts import with_ghosts
+from .graph import EDGE_VECTORS, GHOSTS, NEIGHBOUR_COUNTS, AtomicGraph
 from .properties import PropertyKey
 
 # --- what a graph is ---------------------------------------------------------------------
@@ -144,6 +145,9 @@ def sum_over_central_atom_index(
 
 def sum_over_neighbours(p: Tensor, graph: AtomicGraph) -> Tensor:
     """Sum an edge property (E, ...) over the neighbours of each atom: shape (N, ...)."""
+    if NEIGHBOUR_COUNTS in graph.other:
+        # a neighbour matrix: E = N D
+        return p.reshape(number_of_atoms(graph), -1, *p.shape[1:]).sum(dim=1)
     return index_sum(p, graph.neighbour_list[0], number_of_atoms(graph))
 
 
@@ -157,7 +161,12 @@ def sum_per_structure(x: Tensor, graph: AtomicGraph) -> Tensor:
 def index_over_neighbours(x: Tensor, graph: AtomicGraph) -> Tensor:
     """The value of an atomic property (N, ...) at the neighbour of each edge: shape (E, ...)."""
     # index_select, not x[j]: its derivative adds whole rows, several times faster on CPU.
-    return x.index_select(0, graph.neighbour_list[1])
+    return with_ghosts(x, graph).index_select(0, graph.neighbour_list[1])
+
+
+def neighbour_Z(graph: AtomicGraph) -> Tensor:
+    """Atomic number of the neighbour of each edge: shape (E,)."""
+    return graph.other.get(GHOSTS, graph.Z).index_select(0, graph.neighbour_list[1])
 
 
 def number_of_neighbours(graph: AtomicGraph, include_central_atom: bool = True) -> Tensor:

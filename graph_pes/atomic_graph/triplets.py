@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .graph import TRIPLET_CUTOFF, TRIPLET_EDGES, AtomicGraph
-from .ops import neighbour_distances, number_of_atoms
+from .neighbours import is_neighbour_matrix
+from .ops import neighbour_distances, number_of_atoms, number_of_edges
 
 
 def edge_pairs(central_atoms: Tensor, n_atoms: int) -> Tensor:
@@ -57,6 +58,31 @@ def triplet_edges(graph: AtomicGraph, cutoff: float) -> Tensor:
         return pairs[:, within[pairs].all(0)]
     edges = within.nonzero()[:, 0]
     return edges[edge_pairs(graph.neighbour_list[0, edges], number_of_atoms(graph))]
+
+
+def neighbour_pairs(graph: AtomicGraph, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Every pair of different edges around the same atom, once, both within a cutoff.
+
+    Of a neighbour matrix all pairs are returned, also those of edges that are too long: a model
+    has to give nothing to these.
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        Indices ij < ik into the edges of the graph, each of shape (T,).
+    """
+    if not is_neighbour_matrix(graph):
+        ij, ik = triplet_edges(graph, cutoff)
+        once = (ij < ik).nonzero()[:, 0]
+        return ij.index_select(0, once), ik.index_select(0, once)
+    N, device = number_of_atoms(graph), graph.Z.device
+    D = number_of_edges(graph) // N
+    # The pair number t of columns a < b is t = b (b - 1) / 2 + a.
+    t = torch.arange(D * (D - 1) // 2, device=device)
+    b = ((1 + (8 * t + 1).double().sqrt()) / 2).floor().long()
+    a = t - b * (b - 1) // 2
+    row = torch.arange(N, device=device).unsqueeze(1) * D
+    return (row + a).reshape(-1), (row + b).reshape(-1)
 
 
 def with_triplets(graph: AtomicGraph, cutoff: float) -> AtomicGraph:

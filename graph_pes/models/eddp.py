@@ -11,11 +11,13 @@ from graph_pes.atomic_graph import (
     DEFAULT_CUTOFF,
     AtomicGraph,
     PropertyKey,
+    is_neighbour_matrix,
+    neighbour_pairs,
     neighbour_vectors,
+    neighbour_Z,
     number_of_atoms,
     number_of_structures,
     select_edges,
-    triplet_edges,
 )
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.per_element import AtomicOneHot
@@ -72,10 +74,12 @@ def triangles(graph: AtomicGraph, vectors: Tensor, cutoff: float) -> tuple[Tenso
     -------
     tuple[Tensor, Tensor, Tensor]
         Indices ij < ik of the edges, shape (T,), and the vectors from atoms j to k, (T, 3).
+        Those of a neighbour matrix include triplets that are too large.
     """
-    triplets = triplet_edges(graph, cutoff)
-    ij, ik = triplets[:, triplets[0] < triplets[1]]
+    ij, ik = neighbour_pairs(graph, cutoff)
     v_jk = vectors.index_select(0, ik) - vectors.index_select(0, ij)
+    if is_neighbour_matrix(graph):
+        return ij, ik, v_jk
     within = (safe_norm(v_jk.detach()) < cutoff).nonzero()[:, 0]
     return ij.index_select(0, within), ik.index_select(0, within), v_jk.index_select(0, within)
 
@@ -286,8 +290,9 @@ class EDDP(GraphPESModel):
         self, graph: AtomicGraph, vectors: Tensor, cutoff: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The function f of each edge (E,), and the elements, as indices, of its atoms."""
-        element = self.one_hot.index_of[graph.Z]
-        e_i, e_j = (element.index_select(0, end) for end in graph.neighbour_list)
+        index_of = self.one_hot.index_of
+        e_i = index_of[graph.Z].index_select(0, graph.neighbour_list[0])
+        e_j = index_of[neighbour_Z(graph)]
         # Neighbours of other elements than those of the model do not count.
         f = hat(safe_norm(vectors), cutoff) * (e_j >= 0)
         return f, e_i.clamp(min=0), e_j.clamp(min=0)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from graph_pes.atomic_graph import (
     AtomicGraph,
     PropertyKey,
-    index_over_neighbours,
     neighbour_distances,
+    neighbour_Z,
     sum_over_neighbours,
 )
 from graph_pes.nn.envelopes import SmoothOnsetEnvelope
@@ -100,7 +100,7 @@ class PairPotential(GraphPESModel, ABC):
         """Half of the interactions each atom takes part in: shape (N,)."""
         r = neighbour_distances(graph)
         Z_i = graph.Z.index_select(0, graph.neighbour_list[0])
-        V = self.interaction(r, Z_i, index_over_neighbours(graph.Z, graph)).reshape(r.shape)
+        V = self.interaction(r, Z_i, neighbour_Z(graph)).reshape(r.shape)
         V = torch.where(r < self.cutoff, V, 0.0)
         return {"local_energies": sum_over_neighbours(V, graph) / 2}
 

@@ -8,7 +8,9 @@ from graph_pes.atomic_graph import (
     DEFAULT_CUTOFF,
     AtomicGraph,
     PropertyKey,
+    index_over_neighbours,
     neighbour_vectors,
+    sum_over_neighbours,
     undirected_edges,
 )
 from graph_pes.nn.envelopes import CosineEnvelope
@@ -41,17 +43,20 @@ class Interaction(nn.Module):
         self.mlp = MLP([channels, channels, channels], "ShiftedSoftplus")
 
     def forward(
-        self, h: Tensor, basis: Tensor, envelope: Tensor, i: Tensor, j: Tensor, symmetric: bool
+        self, h: Tensor, basis: Tensor, envelope: Tensor, graph: AtomicGraph, pairs: Tensor | None
     ) -> Tensor:
-        """From h (N, C), basis (P, B), envelope (P, 1) and atoms i, j (P,) to the change of h.
+        """From h (N, C), basis (P, B) and envelope (P, 1) to the change of h.
 
-        Where edges are symmetric, each stands for its reverse too: filters are the same.
+        Filters are the same in both directions: where ``pairs`` (P,) are given, each of these
+        edges stands for its reverse too; else P = E.
         """
-        N = h.shape[0]
         filters = self.filters(basis) * envelope  # (P, C)
         x = self.linear(h)  # (N, C)
-        messages = index_sum(x.index_select(0, j) * filters, i, N)
-        if symmetric:
+        if pairs is None:
+            messages = sum_over_neighbours(index_over_neighbours(x, graph) * filters, graph)
+        else:
+            N, (i, j) = h.shape[0], graph.neighbour_list.index_select(1, pairs)
+            messages = index_sum(x.index_select(0, j) * filters, i, N)
             messages = messages + index_sum(x.index_select(0, i) * filters, j, N)
         return self.mlp(messages)
 
@@ -110,13 +115,12 @@ class SchNet(GraphPESModel):
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies, shape (N,)."""
-        vectors, (i, j) = neighbour_vectors(graph), graph.neighbour_list
-        pairs = undirected_edges(graph)
+        vectors, pairs = neighbour_vectors(graph), undirected_edges(graph)
         if pairs is not None:
-            vectors, i, j = (x.index_select(0, pairs) for x in (vectors, i, j))
+            vectors = vectors.index_select(0, pairs)
         r = safe_norm(vectors).unsqueeze(-1)  # (P, 1)
         basis, envelope = self.radial(r), self.envelope(r)
         h = self.embedding(graph.Z)
         for interaction in self.interactions:
-            h = h + interaction(h, basis, envelope, i, j, symmetric=pairs is not None)
+            h = h + interaction(h, basis, envelope, graph, pairs)
         return {"local_energies": self.scaler(self.read_out(h), graph)}

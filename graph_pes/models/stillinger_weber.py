@@ -9,10 +9,10 @@ from graph_pes.atomic_graph import (
     AtomicGraph,
     PropertyKey,
     neighbour_distances,
+    neighbour_pairs,
     neighbour_vectors,
     sum_over_central_atom_index,
     sum_over_neighbours,
-    triplet_edges,
 )
 
 from .base import GraphPESModel
@@ -199,8 +199,7 @@ class StillingerWeber(GraphPESModel):
         smooth_3 = exponential_cutoff(r, self.gamma * self.sigma, cutoff)
 
         directions = neighbour_vectors(graph) / r[:, None]  # (E, 3)
-        triplets = triplet_edges(graph, self.cutoff_value)
-        ij, ik = triplets[:, triplets[0] < triplets[1]]  # each pair of neighbours once
+        ij, ik = neighbour_pairs(graph, self.cutoff_value)
         cosines = (directions.index_select(0, ij) * directions.index_select(0, ik)).sum(-1)
         phi_3 = three_body(cosines, self.lambda_)
         phi_3 = phi_3 * smooth_3.index_select(0, ij) * smooth_3.index_select(0, ik)

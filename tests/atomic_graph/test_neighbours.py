@@ -19,11 +19,13 @@ from graph_pes.atomic_graph import (
     neighbour_distances,
     neighbour_list,
     neighbour_matrix,
+    neighbour_pairs,
     neighbour_vectors,
     neighbours,
     number_of_edges,
     number_of_neighbours,
     select_edges,
+    sum_over_neighbours,
     to_batch,
     trim_edges,
     triplet_edges,
@@ -268,7 +270,45 @@ def test_neighbour_matrix(batch: list[ase.Atoms], cutoff: float) -> None:
     assert torch.equal(neighbours[~real.view(N, D)], torch.arange(N).repeat_interleave(D - counts))
     assert (neighbour_distances(matrix)[~real] > cutoff).all()
     assert as_neighbour_matrix(matrix) is matrix
-    assert edge_set(trim_edges(matrix, cutoff / 2)) == edge_set(trim_edges(graph, cutoff / 2))
+    # a smaller cutoff leaves the matrix, but fewer of its edges count
+    nearer = trim_edges(matrix, cutoff / 2)
+    assert number_of_edges(nearer) == N * D
+    expected = number_of_neighbours(trim_edges(graph, cutoff / 2))
+    assert torch.equal(number_of_neighbours(nearer), expected)
+
+
+@given(structure_lists(), cutoffs)
+def test_sums_over_a_neighbour_matrix(batch: list[ase.Atoms], cutoff: float) -> None:
+    graph = to_batch([AtomicGraph.from_ase(atoms, cutoff, dtype=torch.float64) for atoms in batch])
+    matrix = as_neighbour_matrix(graph)
+    r, r_matrix = neighbour_distances(graph), neighbour_distances(matrix)
+    expected = sum_over_neighbours((cutoff - r).clamp(min=0), graph)
+    found = sum_over_neighbours((cutoff - r_matrix).clamp(min=0), matrix)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@given(structure_lists(), cutoffs)
+def test_pairs_of_a_neighbour_matrix(batch: list[ase.Atoms], cutoff: float) -> None:
+    """The same pairs as without, and others with edges that are too long."""
+    graph = to_batch([AtomicGraph.from_ase(atoms, cutoff) for atoms in batch])
+    matrix = as_neighbour_matrix(graph)
+    counts = number_of_neighbours(graph, include_central_atom=False)
+    D = neighbour_matrix(matrix).shape[1]
+    column = (
+        torch.arange(number_of_edges(graph)) - (counts.cumsum(0) - counts)[graph.neighbour_list[0]]
+    )
+    ij, ik = neighbour_pairs(graph, cutoff)
+    expected = {
+        (graph.neighbour_list[0][a] * D + column[a], column[b]) for a, b in zip(ij, ik, strict=True)
+    }
+    expected = {(int(a), int(b)) for a, b in expected}
+    ij, ik = neighbour_pairs(matrix, cutoff)
+    assert torch.equal(ij // D, ik // D)
+    assert (ij < ik).all()
+    assert ij.shape[0] == len(counts) * D * (D - 1) // 2
+    near = neighbour_distances(matrix) <= cutoff
+    both = near[ij] & near[ik]
+    assert {(int(a), int(b % D)) for a, b in zip(ij[both], ik[both], strict=True)} == expected
 
 
 def test_neighbour_matrix_is_differentiable() -> None:

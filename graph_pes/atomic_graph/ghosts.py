@@ -1,0 +1,81 @@
+"""Atoms that belong to another process, as in a simulation that is split into domains.
+
+The graph of an engine's domain has N atoms of its own, whose energies are wanted, and edges to
+further atoms: images or ghosts, which another process owns. ``graph.Z`` and all that a model
+computes belong to the N atoms; `with_ghosts` adds the rows of the others, wherever neighbours
+are looked up. In all other graphs there are no ghosts, and nothing happens.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .graph import GHOSTS, AtomicGraph
+
+
+def with_ghosts(x: Tensor, graph: AtomicGraph) -> Tensor:
+    """Add the rows of ghost atoms, from the processes that own them, to ``x`` (N, ...).
+
+    Where neighbours have several properties, exchange them all at once.
+
+    Returns
+    -------
+    Tensor
+        Shape (M, ...) for the M atoms that ``graph.neighbour_list[1]`` counts; ``x`` itself
+        where there are no ghosts.
+    """
+    if GHOSTS not in graph.other:
+        return x
+    everyone = graph.other[GHOSTS]
+    rows = ghost_exchange()(x.reshape(x.shape[0], -1), everyone)
+    return rows.view(everyone.shape[0], *x.shape[1:])
+
+
+def ghost_exchange() -> torch._ops.OpOverload:
+    """The operator ``graph_pes::ghost_exchange(x (N, C), like (M,)) -> (M, C)``.
+
+    An engine with ghosts has its own implementation, which communicates; here all atoms must
+    be of this process. Its derivative, ``ghost_reverse``, adds what belongs to the ghosts to
+    the rows of their owners.
+    """
+    _register_operators()
+    return torch.ops.graph_pes.ghost_exchange.default
+
+
+@cache
+def _register_operators() -> torch.library.Library:
+    """Declare the operators to torch, until the object that is returned is deleted."""
+    operators = torch.library.Library("graph_pes", "FRAGMENT")
+    for name in ("ghost_exchange", "ghost_reverse"):
+        operators.define(f"{name}(Tensor x, Tensor like) -> Tensor")
+        operators.impl(name, _in_one_process, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"graph_pes::{name}", _shape_only, lib=operators)
+    torch.library.register_autograd(
+        "graph_pes::ghost_exchange", _backward, setup_context=_remember, lib=operators
+    )
+    return operators
+
+
+def _in_one_process(x: Tensor, like: Tensor) -> Tensor:
+    if x.shape[0] != like.shape[0]:
+        raise RuntimeError(
+            f"there are {like.shape[0] - x.shape[0]} ghost atoms, but this process is no engine "
+            "that could exchange them: load the plugin of the engine, or pass all atoms as its own"
+        )
+    return x.clone()
+
+
+def _shape_only(x: Tensor, like: Tensor) -> Tensor:
+    return x.new_empty((like.shape[0], x.shape[1]))
+
+
+def _remember(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0])
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    return torch.ops.graph_pes.ghost_reverse(gradient.contiguous(), x), None

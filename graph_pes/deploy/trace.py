@@ -1,0 +1,96 @@
+"""From a model to a program of tensor operations that has no Python in it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from graph_pes.models.base import GraphPESModel
+
+from .engine import EngineInputs, EngineModel
+
+#: Sizes to trace with, all different, so that no two of them are taken for the same.
+_TRACED = {"atoms": 37, "ghosts": 14, "columns": 11}
+
+
+def example_inputs(
+    model: GraphPESModel,
+    atoms: int,
+    columns: int,
+    ghosts: int = 0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> EngineInputs:
+    """Random neighbours, of elements that the model knows, some beyond its cutoff."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (atoms, columns)
+    directions = torch.randn(*shape, 3, generator=generator, dtype=torch.float64)
+    directions = directions / directions.norm(dim=-1, keepdim=True)
+    lengths = 0.3 + 0.8 * torch.rand(*shape, 1, generator=generator, dtype=torch.float64)
+    known = torch.tensor(elements_of(model))
+    everyone = atoms + ghosts
+    return EngineInputs(
+        (directions * lengths * max(model.cutoff_value, 1.0)).to(device, dtype_of(model)),
+        torch.randint(everyone, shape, generator=generator).to(device),
+        known[torch.randint(len(known), (everyone,), generator=generator)].to(device),
+        torch.ones(atoms, dtype=torch.float64, device=device),
+    )
+
+
+def elements_of(model: GraphPESModel) -> list[int]:
+    """Atomic numbers of the elements of a model; some of the first ones if it names none."""
+    from graph_pes.periodic_table import ATOMIC_NUMBERS
+
+    return [ATOMIC_NUMBERS[symbol] for symbol in model.elements_seen] or [1, 6, 8, 14]
+
+
+def dtype_of(model: GraphPESModel) -> torch.dtype:
+    """The precision of a model's geometry; double if it has no parameters."""
+    return model.dtype or torch.float64
+
+
+class _Program(nn.Module):
+    """A traced function of tensors and inputs, with the tensors as buffers."""
+
+    def __init__(self, traced: torch.fx.GraphModule, tensors: list[Tensor]):
+        super().__init__()
+        self.traced = traced
+        self.n_tensors = len(tensors)
+        for n, tensor in enumerate(tensors):
+            self.register_buffer(f"tensor_{n}", tensor.detach().clone())
+
+    def forward(
+        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        tensors = [getattr(self, f"tensor_{n}") for n in range(self.n_tensors)]
+        return self.traced(*tensors, vectors, neighbours, Z, mask)
+
+
+def traced_program(model: GraphPESModel) -> torch.export.ExportedProgram:
+    """A model with its derivatives as a program for any number of atoms and neighbours.
+
+    Raises
+    ------
+    ExportError
+        If the model can't be traced: the operations it does depend on values in the graph.
+    """
+    engine_model = EngineModel(copy.deepcopy(model).eval().requires_grad_(False))
+    inputs = example_inputs(model, **_TRACED, device=model.device)
+    named = {**dict(engine_model.named_parameters()), **dict(engine_model.named_buffers())}
+    names, tensors = list(named), list(named.values())
+
+    def function(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        own = dict(zip(names, arguments[: len(names)], strict=True))
+        return torch.func.functional_call(engine_model, own, arguments[len(names) :])
+
+    rows, columns, everyone = (torch.export.Dim(name, min=2) for name in ("N", "D", "M"))
+    shapes = ({0: rows, 1: columns}, {0: rows, 1: columns}, {0: everyone}, {0: rows})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch|copyreg")
+        make = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+        traced = make(*tensors, *inputs)
+        return torch.export.export(_Program(traced, tensors), inputs, dynamic_shapes=shapes)
