@@ -213,7 +213,7 @@ def as_neighbour_matrix(graph: AtomicGraph) -> AtomicGraph:
     tensor([[0, 0, 1, 1, 2, 2],
             [1, 2, 0, 1, 0, 2]])
     >>> neighbour_distances(graph)
-    tensor([9.6856e-01, 9.6856e-01, 9.6856e-01, 1.0000e+03, 9.6856e-01, 1.0000e+03])
+    tensor([9.6857e-01, 9.6857e-01, 9.6857e-01, 1.0000e+03, 9.6857e-01, 1.0000e+03])
     """
     if is_neighbour_matrix(graph):
         return graph

@@ -8,6 +8,7 @@ from .io import load_model, load_model_component, save_model
 from .lennard_jones import LennardJones, LennardJonesMixture
 from .mace import MACE, ZEmbeddingMACE
 from .morse import Morse
+from .nequip import NequIP, ZEmbeddingNequIP
 from .offsets import (
     EnergyOffset,
     FixedOffset,
@@ -32,6 +33,7 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
     LennardJonesMixture,
     MACE,
     Morse,
+    NequIP,
     Orb,
     PaiNN,
     SchNet,
@@ -40,6 +42,7 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
     TensorNet,
     ZBLCoreRepulsion,
     ZEmbeddingMACE,
+    ZEmbeddingNequIP,
 ]
 
 __all__ = [
@@ -58,6 +61,7 @@ __all__ = [
     "LennardJonesMixture",
     "MACE",
     "Morse",
+    "NequIP",
     "Orb",
     "PaiNN",
     "PairPotential",
@@ -69,6 +73,7 @@ __all__ = [
     "UnitConverter",
     "ZBLCoreRepulsion",
     "ZEmbeddingMACE",
+    "ZEmbeddingNequIP",
     "freeze",
     "freeze_all_except",
     "freeze_any_matching",

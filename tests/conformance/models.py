@@ -14,6 +14,7 @@ from graph_pes.models.eddp import EDDP
 from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
 from graph_pes.models.mace import MACE, ZEmbeddingMACE
 from graph_pes.models.morse import Morse
+from graph_pes.models.nequip import NequIP, ZEmbeddingNequIP
 from graph_pes.models.offsets import FixedOffset, LearnableOffset
 from graph_pes.models.orb import Orb
 from graph_pes.models.painn import PaiNN
@@ -84,6 +85,12 @@ def small_mace(cls: type[MACE] | type[ZEmbeddingMACE], **arguments: Any) -> Grap
     return randomised(cls(**settings, **arguments), factor=0.8)
 
 
+def small_nequip(cls: type[NequIP] | type[ZEmbeddingNequIP], **arguments: Any) -> GraphPESModel:
+    features = {"channels": 4, "l_max": 1, "use_odd_parity": True}
+    settings = {"cutoff": 4.0, "layers": 2, "features": features, "radial_features": 4}
+    return randomised(cls(**{**settings, **arguments}))
+
+
 def with_offsets() -> GraphPESModel:
     return AdditionModel(
         network=painn(),
@@ -142,6 +149,29 @@ MODELS = [
         ),
     ),
     Row("ZEmbeddingMACE", lambda: small_mace(ZEmbeddingMACE, z_embed_dim=2, hidden_irreps="0e")),
+    Row("NequIP", lambda: small_nequip(NequIP, elements=["O", "H", "C"])),
+    Row(
+        "NequIP-direct",
+        lambda: small_nequip(
+            NequIP,
+            elements=["O", "H", "C"],
+            direct_force_predictions=True,
+            features={"node_irreps": "4x0e + 3x1o + 2x2e", "edge_irreps": "0e + 1o + 2e"},
+            self_interaction="linear",
+            neighbour_aggregation="constant_learnable",
+        ),
+    ),
+    Row(
+        "NequIP-original",
+        lambda: small_nequip(
+            NequIP,
+            elements=["O", "H", "C"],
+            layers=4,  # pseudovectors matter
+            self_interaction=None,
+            weights_mlp={"hidden_depth": 2, "hidden_features": 8},
+        ),
+    ),
+    Row("ZEmbeddingNequIP", lambda: small_nequip(ZEmbeddingNequIP, Z_embed_dim=3)),
     Row("EDDP", eddp),
     Row("Orb", orb, options=LEARNS_ROTATION, one_way=False),
     Row(

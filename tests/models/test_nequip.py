@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graph_pes.models import GraphPESModel
-from graph_pes.models.nequip import Layer, NequIP, Representation, ZEmbeddingNequIP, parse_features
+from graph_pes.models.nequip import Layer, NequIP, ZEmbeddingNequIP, parse_features
 from graph_pes.nn.equivariant import EquivariantBilinear, Gate
 from graph_pes.nn.irreps import o3, parse_irreps
 

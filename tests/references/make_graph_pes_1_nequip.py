@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from graph_pes import AtomicGraph, GraphPESModel
-from graph_pes.models import NequIP, ZEmbeddingNequIP
 from graph_pes.utils.nn import AtomicOneHot
 from structures import structures
+
+from graph_pes import AtomicGraph, GraphPESModel
+from graph_pes.models import NequIP, ZEmbeddingNequIP
 
 ELEMENTS = ["H", "C", "O", "Si"]
 VARIANTS: dict[str, tuple[type[GraphPESModel], dict[str, Any]]] = {
@@ -64,7 +65,7 @@ VARIANTS: dict[str, tuple[type[GraphPESModel], dict[str, Any]]] = {
 def reduced(name: str, value: np.ndarray) -> np.ndarray:
     """Only the rows of our elements, where there is one for each."""
     numbers = [1, 6, 8, 14]
-    return value[numbers] if "mbedding" in name or "scal" in name and value.shape else value
+    return value[numbers] if "mbedding" in name or ("scal" in name and value.shape) else value
 
 
 class DoubleOneHot(AtomicOneHot):
