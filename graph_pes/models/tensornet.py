@@ -16,12 +16,13 @@ from graph_pes.atomic_graph import (
     undirected_edges,
 )
 from graph_pes.nn.cartesian import (
-    PARTS,
-    EdgeSum,
+    DensityExpansion,
     MatrixLinear,
     MatrixProduct,
     NeighbourSum,
     components_of_directions,
+    linear_per_component,
+    per_component,
     squared_norms,
     squared_norms_of_parts,
     vectors_of,
@@ -31,7 +32,9 @@ from graph_pes.nn.mlp import MLP
 from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.radial import DistanceExpansion, ExponentialRBF, get_distance_expansion
 from graph_pes.nn.scaling import LocalEnergiesScaler
-from graph_pes.tensors import safe_norm
+from graph_pes.nn.trilinear import distinct
+from graph_pes.periodic_table import MAX_Z
+from graph_pes.tensors import index_sum, safe_norm
 
 from .base import GraphPESModel
 
@@ -147,24 +150,35 @@ class Embedding(nn.Module):
         centre = nn.functional.linear(h, of_centre, self.pairs.bias)
         neighbour = nn.functional.linear(h, of_neighbour)
 
-        weight = torch.cat([self.filters.weight, self.filters.bias[:, None]], dim=1)
-        basis = torch.cat([edges.basis * edges.envelope, edges.envelope], dim=1)
-        filters = (basis @ weight.T).unflatten(1, (3, -1))  # (P, 3, C)
-        i, matrices = edges.i, components_of_directions(edges.directions)
-        pairs = centre.index_select(0, i) + neighbour.index_select(0, edges.j)
-        weights = filters * pairs.unsqueeze(1)
-        if edges.symmetric:
-            pairs = centre.index_select(0, edges.j) + neighbour.index_select(0, i)
-            weights = torch.cat([weights, filters * pairs.unsqueeze(1)])
-            i = torch.cat([i, edges.j])
-            reverse = components_of_directions(-edges.directions)
-            matrices = torch.cat([matrices, reverse])
-        x = EdgeSum(i, Z.shape[0])(0, weights, matrices)
+        # First over the neighbours of one element, whose number is what matters from here on.
+        i, j, matrices, basis = self.directed(edges)
+        groups, group = distinct(i * (MAX_Z + 1) + Z.index_select(0, j))
+        densities = DensityExpansion(group, groups.shape[0])(0, matrices, basis)
+        x = linear_per_component(densities, self.weights())  # (groups, 9, C)
+        atom, element = groups // (MAX_Z + 1), groups % (MAX_Z + 1)
+        of_group = nn.functional.linear(self.elements(element), of_neighbour)
+        pairs = centre.index_select(0, atom) + of_group
+        x = index_sum(x * pairs.unsqueeze(1), atom, Z.shape[0])
         if self.self_edges:  # of the identity alone
             identity = components_of_directions(edges.directions.new_zeros(1, 3))
             filters = self.filters(edges.at_zero).unflatten(1, (3, -1))[:, :1]
             x = x + identity.unsqueeze(2) * (filters * (centre + neighbour).unsqueeze(1))
         return x
+
+    def weights(self) -> Tensor:
+        """Of radial functions and, in the last column, of one: shape (3, C, B + 1)."""
+        weight = torch.cat([self.filters.weight, self.filters.bias[:, None]], dim=1)
+        return weight.unflatten(0, (3, -1))
+
+    @staticmethod
+    def directed(edges: Edges) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Both ends, components (E, 9) and enveloped radial functions (E, B + 1) of all edges."""
+        i, j, r = edges.i, edges.j, edges.directions
+        basis = torch.cat([edges.basis * edges.envelope, edges.envelope], dim=1)
+        if edges.symmetric:
+            i, j = torch.cat([i, j]), torch.cat([j, i])
+            r, basis = torch.cat([r, -r]), torch.cat([basis, basis])
+        return i, j, components_of_directions(r), basis
 
 
 class Interaction(nn.Module):
@@ -252,13 +266,12 @@ class ReadOut(nn.Module):
 
 def normalised(x: Tensor) -> Tensor:
     r"""Matrices over :math:`\|X\|^2 + 1`: shape (N, 9, C)."""
-    return x / (squared_norms(x).unsqueeze(1) + 1)
+    return x * (squared_norms(x).unsqueeze(1) + 1).reciprocal()
 
 
 def scaled_parts(x: Tensor, scales: Tensor) -> Tensor:
     """I, A and S of matrices (N, 9, C), scaled by (N, 3, C) or (1, 3, C)."""
-    parts = [x[:, part] * scales[:, n : n + 1] for n, part in enumerate(PARTS)]
-    return torch.cat(parts, dim=1)
+    return x * per_component(scales, dim=1)
 
 
 class TensorNet(GraphPESModel):

@@ -108,19 +108,34 @@ class MatrixLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (N, 9, C) to (N, 9, C)."""
-        return _Linear()(0, self.weight, x)
+        return linear_per_component(x, self.weight)
 
 
-class _Linear(TrilinearForm):
-    """Sum over atoms and components of g · W x, of g (N, 9, C), W (3, C, C) and x (N, 9, C)."""
+def per_component(x: Tensor, dim: int) -> Tensor:
+    """Values for I, A and S, size 3 in a dimension, repeated for the components of each: size 9."""
+    sizes = [part.stop - part.start for part in PARTS]
+    parts = zip(x.split(1, dim), sizes, strict=True)
+    return torch.cat([part for part, size in parts for _ in range(size)], dim=dim)
 
-    def partial(self, n: int, x: Tensor, y: Tensor) -> Tensor:
-        if n == 1:  # W, at g and x
-            return torch.stack(
-                [x[:, part].flatten(0, 1).T @ y[:, part].flatten(0, 1) for part in PARTS]
-            )
-        W, field = (x.transpose(1, 2), y) if n == 0 else (y, x)
-        return torch.cat([field[:, part] @ w for part, w in zip(PARTS, W, strict=True)], dim=1)
+
+def linear_per_component(x: Tensor, weight: Tensor) -> Tensor:
+    """Linear layers of I, A and S without bias.
+
+    Parameters
+    ----------
+    x
+        Shape (N, 9, B).
+    weight
+        Shape (3, C, B).
+
+    Returns
+    -------
+    Tensor
+        Shape (N, 9, C).
+    """
+    # One product for each component: no copies of the parts.
+    weights = per_component(weight, dim=0).transpose(1, 2)
+    return torch.bmm(x.transpose(0, 1), weights).transpose(0, 1).contiguous()
 
 
 class MatrixProduct(Float64Tensors):
@@ -202,8 +217,8 @@ class NeighbourSum(TrilinearForm):
         )
 
     def _messages(self, f: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        result = h.new_zeros(h.shape[0], h[0].numel())
-        for piece in pieces(f.shape[0], h[0].numel(), h.device):
+        result = h.new_zeros(h.shape[0], h.shape[1:].numel())
+        for piece in pieces(f.shape[0], h.shape[1:].numel(), h.device):
             f_piece, ends = f[piece], [(i[piece], j[piece])]
             if self.symmetric:
                 ends.append((j[piece], i[piece]))
@@ -216,7 +231,7 @@ class NeighbourSum(TrilinearForm):
 
     def _filters(self, g: Tensor, h: Tensor) -> Tensor:
         result = []
-        for piece in pieces(self.i.shape[0], h[0].numel(), h.device):
+        for piece in pieces(self.i.shape[0], h.shape[1:].numel(), h.device):
             i, j = self.i[piece], self.j[piece]
             products = g.index_select(0, i) * h.index_select(0, j)
             if self.symmetric:
@@ -225,49 +240,40 @@ class NeighbourSum(TrilinearForm):
         return torch.cat(result) if result else h.new_zeros(0, 3, h.shape[2])
 
 
-class EdgeSum(TrilinearForm):
-    r"""Sum over edges of :math:`g_i \cdot (q_{ij} \circ y_{ij})`; its derivative 0 is the sums.
+class DensityExpansion(TrilinearForm):
+    r"""Sum over edges of :math:`g \cdot (y_e \otimes \phi_e)`; its derivative 0 is the densities.
 
-    Of fields g (N, 9, C), weights q (E, 3, C) and the components y (E, 9) of matrices.
+    Of components y (E, 9) and radial functions :math:`\phi` (E, B) of edges, and g (R, 9, B), of
+    which each edge takes a row.
 
     Parameters
     ----------
-    i
-        Central atom of each edge, shape (E,).
-    n_atoms
-        N.
+    row
+        Of each edge, shape (E,).
+    n_rows
+        R.
     """
 
-    def __init__(self, i: Tensor, n_atoms: int):
-        self.i, self.n_atoms = i, n_atoms
+    def __init__(self, row: Tensor, n_rows: int):
+        self.row, self.n_rows = row, n_rows
 
     def partial(self, n: int, x: Tensor, y: Tensor) -> Tensor:
-        """Sums (N, 9, C) for n = 0; how the form depends on q and y for n = 1 and 2."""
+        """Densities (R, 9, B) for n = 0; how the form depends on y and φ for n = 1 and 2."""
         if n == 0:
-            return self._sums(x, y)
-        return self._weights(x, y) if n == 1 else self._matrices(x, y)
+            return self._densities(x, y)
+        size, result = x.shape[1:].numel(), []
+        for piece in pieces(self.row.shape[0], size, x.device):
+            g = x.index_select(0, self.row[piece])  # (E, 9, B)
+            if n == 1:
+                result.append(torch.bmm(g, y[piece].unsqueeze(2)).squeeze(2))
+            else:
+                result.append(torch.bmm(y[piece].unsqueeze(1), g).squeeze(1))
+        return torch.cat(result) if result else x.new_zeros(0, x.shape[n])
 
-    def _sums(self, q: Tensor, y: Tensor) -> Tensor:
-        C = q.shape[2]
-        result = q.new_zeros(self.n_atoms, 9 * C)
-        for piece in pieces(q.shape[0], 9 * C, q.device):
-            terms = [q[piece, n : n + 1] * y[piece, part, None] for n, part in enumerate(PARTS)]
-            result.index_add_(0, self.i[piece], torch.cat(terms, dim=1).flatten(1))
-        return result.view(-1, 9, C)
-
-    def _weights(self, g: Tensor, y: Tensor) -> Tensor:
-        result = []
-        for piece in pieces(y.shape[0], g[0].numel(), g.device):
-            products = g.index_select(0, self.i[piece]).mul_(y[piece, :, None])
-            result.append(torch.stack([products[:, part].sum(1) for part in PARTS], dim=1))
-        return torch.cat(result) if result else g.new_zeros(0, 3, g.shape[2])
-
-    def _matrices(self, g: Tensor, q: Tensor) -> Tensor:
-        result = []
-        for piece in pieces(q.shape[0], g[0].numel(), g.device):
-            g_piece = g.index_select(0, self.i[piece])
-            terms = [
-                torch.bmm(g_piece[:, part], q[piece, n, :, None]) for n, part in enumerate(PARTS)
-            ]
-            result.append(torch.cat(terms, dim=1).squeeze(2))
-        return torch.cat(result) if result else g.new_zeros(0, 9)
+    def _densities(self, y: Tensor, phi: Tensor) -> Tensor:
+        size = y.shape[1] * phi.shape[1]
+        result = y.new_zeros(self.n_rows, size)
+        for piece in pieces(y.shape[0], size, y.device):
+            products = y[piece].unsqueeze(2) * phi[piece].unsqueeze(1)
+            result.index_add_(0, self.row[piece], products.flatten(1))
+        return result.view(-1, y.shape[1], phi.shape[1])
