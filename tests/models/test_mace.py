@@ -8,11 +8,12 @@ import ase
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 
 from graph_pes.atomic_graph import AtomicGraph
 from graph_pes.models.addition import AdditionModel
 from graph_pes.models.base import GraphPESModel
-from graph_pes.models.mace import MACE
+from graph_pes.models.mace import MACE, ZEmbeddingMACE
 from graph_pes.models.offsets import FixedOffset
 from graph_pes.nn.couplings import dense, symmetric_couplings
 from graph_pes.nn.irreps import o3
@@ -86,7 +87,7 @@ def copy_flat(parameters: torch.nn.ParameterList, flat: torch.Tensor) -> None:
 
 
 def settings_of(frozen: dict[str, np.ndarray]) -> dict:
-    names = "cutoff n_radial channels l_max layers correlation readout_width".split()
+    names = "cutoff n_radial channels l_max correlation readout_width".split()
     return {
         "elements": [SYMBOLS[Z] for Z in frozen["elements"]],
         "weights_mlp": {
@@ -102,6 +103,7 @@ def from_mace_torch(frozen: dict[str, np.ndarray], name: str) -> GraphPESModel:
     L, first = name.split("_")
     mace = MACE(
         **settings_of(frozen),
+        layers=2,
         hidden_irreps={"L0": "0e", "L1": "0e + 1o"}[L],
         first_layer={"mixed": "mixing", "residual": "residual"}[first],
     ).double()
@@ -178,3 +180,138 @@ def test_against_mace_torch(name: str, dtype: torch.dtype) -> None:
     """See make_mace.py."""
     frozen = dict(np.load(REFERENCES / "mace.npz"))
     check_against(from_mace_torch(frozen, name), frozen, f"{name}.structure.", dtype)
+
+
+# --- graph-pes 1.0.2 ----------------------------------------------------------------------
+
+
+def from_graph_pes_1(frozen: dict[str, np.ndarray], name: str) -> GraphPESModel:
+    """Our model with the weights of one of graph-pes 1's."""
+    W = {
+        key.removeprefix(f"{name}."): torch.from_numpy(value)
+        for key, value in frozen.items()
+        if key.startswith(f"{name}.") and ".structure." not in key
+    }
+    settings = {**settings_of(frozen)}
+    elements = torch.from_numpy(frozen["elements"])
+    if name == "embedding":
+        del settings["elements"]
+        mace = ZEmbeddingMACE(2, hidden_irreps="0e", layers=2, **settings).double()
+        described = mace.representation.describe.embeddings.values
+        described.data[elements] = W["node_attribute_generator.module._embeddings"]
+    else:
+        mace = MACE(**settings, hidden_irreps="0e + 1o", layers=3).double()
+    with torch.no_grad():
+        representation = mace.representation
+        representation.embedding.embeddings.values[elements] = W[
+            "initial_node_embedding._embeddings"
+        ]
+        representation.radial.frequencies.copy_(W["radial_expansion.components.0.frequencies"])
+        mace.scaler.per_element_scaling.values[elements] = W["scaler.per_element_scaling"][:, 0]
+        for n, layer in enumerate(representation.layers):
+            copy_layer_of_graph_pes_1(layer, W, n)
+        for n, read_out in enumerate(mace.read_outs):
+            single = len(read_out.layers) == 1
+            keys = (
+                [f"readouts.{n}.weight"] if single else [f"readouts.{n}.{k}.weight" for k in (0, 2)]
+            )
+            for linear, key in zip(read_out.layers, keys, strict=True):
+                linear.weights[0].copy_(W[key].view_as(linear.weights[0]))
+    return mace.eval()
+
+
+def copy_layer_of_graph_pes_1(layer: torch.nn.Module, W: Weights, n: int) -> None:
+    interaction, at = layer.interaction, f"layers.{n}.interaction."
+    copy_flat(interaction.pre_linear.weights, W[at + "pre_linear.weight"])
+    copy_flat(interaction.post_linear.weights, W[at + "post_linear.weight"])
+    interaction.aggregation.scale.copy_(W[at + "aggregator.scale"])
+    *hidden, last = (W[f"{at}weight_generator.linear_layers.{k}.weight"] for k in range(3))
+    # Their paths are in the order of features, harmonics, result; ours have the result first.
+    paths = interaction.product.paths.paths
+    order = sorted(
+        range(len(paths)), key=lambda k: (paths[k].source, paths[k].harmonic, paths[k].target)
+    )
+    blocks = last.unflatten(0, (len(paths), -1))
+    copy_radial(interaction.radial_network, [*hidden, blocks[np.argsort(order)].flatten(0, 1)])
+    copy_flat(layer.linear.weights, W[f"layers.{n}.post_linear.weight"])
+    if layer.mixing is not None:
+        copy_flat(layer.mixing.weights, W[at + "attribute_mixer.weight"])
+    else:
+        copy_flat(layer.residual.weights, W[f"layers.{n}.residual_update.weight"])
+        # There, the linear map comes after the residual connection.
+        for residual, linear in zip(layer.residual.weights, layer.linear.weights, strict=True):
+            residual.copy_(residual @ linear / math.sqrt(len(linear)))
+    exact = np.load(REFERENCES / "mace.npz")
+    for target, (_, ir) in enumerate(layer.contraction.irreps_out):
+        at = f"layers.{n}.contractions.{target}."
+        for order, key in (
+            (3, "initial_contraction"),
+            (2, "weight_contractions.0"),
+            (1, "weight_contractions.1"),
+        ):
+            U = torch.from_numpy(exact[f"U.{target}.{order}"]).movedim(-1, 0)
+            U = U if target > 0 else U.unsqueeze(1)
+            ours = in_our_couplings(W[f"{at}{key}.W"], U, layer.contraction, target, order)
+            layer.contraction.weights[f"{ir}_{order}"].copy_(ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["elements", "embedding"])
+def test_against_graph_pes_1(name: str, dtype: torch.dtype) -> None:
+    """See make_graph_pes_1_mace.py."""
+    frozen = dict(np.load(REFERENCES / "graph_pes_1_mace.npz"))
+    check_against(from_graph_pes_1(frozen, name), frozen, f"{name}.structure.", dtype)
+
+
+# --- arguments ----------------------------------------------------------------------------
+
+SMALL = {"channels": 2, "l_max": 1, "cutoff": 3.0, "weights_mlp": {"hidden_features": 4}}
+
+
+def test_unknown_elements_are_named() -> None:
+    model = MACE(["O", "H"], **SMALL)
+    with pytest.raises(ValueError, match=r"contains C, but the model was made for .*'O', 'H'"):
+        model.predict_energy(AtomicGraph.from_ase(molecule("CH3OH"), 3.0))
+
+
+def test_order_of_elements() -> None:
+    """Weights of an element are in the row of its position among the elements."""
+    some, other = MACE(["O", "H", "C"], **SMALL), MACE(["H", "C", "O"], **SMALL)
+    state = some.state_dict()
+    for key, value in state.items():
+        if value.dim() == 3 and value.shape[0] == 3:
+            state[key] = value[[1, 2, 0]]
+    state["representation.describe.index_of"] = other.state_dict()[
+        "representation.describe.index_of"
+    ]
+    other.load_state_dict(state)
+    graph = AtomicGraph.from_ase(molecule("CH3CH2OH"), 3.0)
+    torch.testing.assert_close(some.predict_forces(graph), other.predict_forces(graph))
+
+
+def test_last_layer_makes_scalars_only() -> None:
+    model = MACE(["H"], hidden_irreps="0e + 1o", **SMALL)
+    assert [str(irreps) for irreps in model.representation.irreps_out] == ["2x0e+2x1o", "2x0e"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden_irreps": "1o"}, "expected scalars, '0e', among them, got '1o'"),
+        ({"hidden_irreps": "8x0e + 8x1o"}, "without channels"),
+        ({"hidden_irreps": ["0e", "0e"]}, "every irrep once"),
+        ({"weights_mlp": {"depth": 2}}, "expected .*hidden_depth.* got .*depth"),
+        ({"weights_mlp": {"activation": "Sigmoid"}}, "activation that is 0 at 0, got Sigmoid"),
+        ({"layers": 0}, "expected at least one, got 0"),
+        ({"correlation": 5}, "correlation of 1, 2, 3 or 4, got 5"),
+        ({"first_layer": "none"}, "expected 'mixing' or 'residual', got 'none'"),
+    ],
+)
+def test_errors(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MACE(**{"elements": ["H"], **SMALL, **arguments})
+
+
+def test_irreps_may_be_listed() -> None:
+    some, other = (MACE(["H"], hidden_irreps=irreps, **SMALL) for irreps in ("0e+1o", ["0e", "1o"]))
+    assert [p.shape for p in some.parameters()] == [p.shape for p in other.parameters()]

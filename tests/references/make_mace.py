@@ -16,10 +16,10 @@ import sys
 import ase
 import numpy as np
 import torch
-from ase.build import bulk, molecule
 from mace import data, modules
 from mace.tools import AtomicNumberTable
 from mace.tools.torch_geometric import Batch
+from structures import structures
 
 CUTOFF = 3.2
 ELEMENTS = [1, 6, 8, 14]
@@ -46,32 +46,6 @@ SETTINGS = {
     "scale": 0.8,
     "shift": 0.15,
 }
-
-
-def structures() -> list[ase.Atoms]:
-    rng = np.random.default_rng(0)
-    skewed = ase.Atoms("COH2", rng.uniform(0, 3, (4, 3)), pbc=True)
-    skewed.cell = [[4.0, 0.3, 0.0], [1.5, 3.6, -0.2], [-0.7, 1.1, 4.4]]
-    slab = ase.Atoms("SiOC", [[0, 0, 0], [1.6, 0.2, 0.4], [0.2, 1.7, -0.3]], pbc=[1, 1, 0])
-    slab.cell = [[2.9, 0, 0], [0.8, 3.1, 0], [0, 0, 12.0]]
-    silica = ase.Atoms("SiO2Si", [[0, 0, 0], [1.5, 0.4, 0.6], [0.1, 1.7, 2.2], [2.3, 2.1, 0.3]])
-    silica.cell, silica.pbc = [[4.3, 0, 0], [0.6, 4.1, 0], [0.2, -0.4, 3.9]], True
-    found = [
-        molecule("CH3CH2OH"),
-        molecule("CO2"),
-        molecule("H2O"),
-        molecule("SiH4"),
-        bulk("Si", cubic=True),
-        bulk("Si"),
-        skewed,
-        slab,
-        silica,
-        ase.Atoms("C", pbc=True, cell=[[2.4, 0, 0], [1.1, 2.2, 0], [0.3, 0.4, 2.6]]),
-        ase.Atoms("O"),
-    ]
-    for atoms in found:
-        atoms.positions += rng.normal(0, 0.15, atoms.positions.shape)
-    return found
 
 
 def model(name: str) -> torch.nn.Module:
