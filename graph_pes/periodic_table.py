@@ -5,8 +5,9 @@ Index 0 is the placeholder ``X`` (as in ASE), so ``SYMBOLS[Z]`` is the symbol of
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from .spelling import nearest
 
 MAX_Z = 118
 
@@ -151,7 +152,7 @@ def atomic_number(symbol: str) -> int:
     Raises
     ------
     ValueError
-        If there is no such element; the message names the closest symbols.
+        If there is no such element; the message names the closest symbol.
 
     Examples
     --------
@@ -160,9 +161,8 @@ def atomic_number(symbol: str) -> int:
     """
     if symbol in ATOMIC_NUMBERS:
         return ATOMIC_NUMBERS[symbol]
-    close = difflib.get_close_matches(symbol.capitalize(), SYMBOLS, n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    raise ValueError(f"Unknown element: expected a chemical symbol, got {symbol!r}.{hint}")
+    hint = nearest(symbol, SYMBOLS[1:])
+    raise ValueError(f"Unknown element: expected a chemical symbol, got {symbol!r}{hint}")
 
 
 def symbols_of(numbers: Iterable[int]) -> list[str]:

@@ -12,7 +12,7 @@ import ase
 import numpy as np
 from hypothesis import strategies as st
 
-from graph_pes.testing.structures import StructureKind, random_rotation, random_structure
+from graph_pes.testing.structures import StructureKind, random_orthogonal_matrix, random_structure
 
 ELEMENTS = ("H", "C", "O", "Si")
 
@@ -76,4 +76,4 @@ def structure_lists(
 def rotations(reflections: bool = False) -> st.SearchStrategy[np.ndarray]:
     """Orthogonal matrices (3, 3), proper rotations unless ``reflections`` are asked for too."""
     signs = st.booleans() if reflections else st.just(False)
-    return st.builds(random_rotation, seeds, signs)
+    return st.builds(random_orthogonal_matrix, seeds, signs)

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from graph_pes.data import GraphDataset
 from graph_pes.models import load_model
 from graph_pes.models.base import GraphPropertyModel
+from graph_pes.spelling import nearest
 from graph_pes.training.config import (
     TestingConfig,
     TorchConfig,
@@ -22,7 +23,7 @@ from graph_pes.training.config import (
     resolve,
     typed,
 )
-from graph_pes.training.config_files import ConfigError, nearest, read_config
+from graph_pes.training.config_files import ConfigError, read_config
 from graph_pes.training.messages import logger, messages_on_terminal
 
 from .run_folder import CONFIG_FILE, SUMMARY_FILE, read_train_config, update_summary

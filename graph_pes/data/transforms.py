@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, is_batch, number_of_atoms, replace
 from graph_pes.atomic_graph.graph import DERIVED_KEYS, EDGE_VECTORS
+from graph_pes.spelling import nearest
 
 #: What a transform is. It may draw random numbers from torch's generator, which the loader
 #: seeds anew for each item and epoch.
@@ -171,9 +171,8 @@ def parse_transform(transform: Transform | str | None) -> Transform:
         return transform
     if transform in TRANSFORMS:
         return TRANSFORMS[transform]
-    close = difflib.get_close_matches(str(transform), TRANSFORMS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = nearest(str(transform), TRANSFORMS)
     raise ValueError(
-        f"unknown transform {transform!r}: {hint}Expected one of {sorted(TRANSFORMS)}, "
+        f"unknown transform {transform!r}{hint} Expected one of {sorted(TRANSFORMS)}, "
         "or a function from graph to graph"
     )

@@ -1,6 +1,11 @@
 """A conformance suite for potential-energy surfaces: run it on every new model."""
 
-from .structures import StructureKind, random_rotation, random_structure, standard_structures
+from .structures import (
+    StructureKind,
+    random_orthogonal_matrix,
+    random_structure,
+    standard_structures,
+)
 from .subject import ModelUnderTest
 from .suite import CHECKS, check_model
 
@@ -9,7 +14,7 @@ __all__ = [
     "ModelUnderTest",
     "StructureKind",
     "check_model",
-    "random_rotation",
+    "random_orthogonal_matrix",
     "random_structure",
     "standard_structures",
 ]

@@ -18,9 +18,9 @@ from .subject import (
     ModelUnderTest,
     assert_close,
     batch_for,
-    describe,
     direct_properties,
     graph_for,
+    name_of,
     with_volume,
 )
 
@@ -84,7 +84,7 @@ def check_virial(subject: ModelUnderTest) -> None:
             graph = graph_for(model, atoms, dtype)
             predicted = model.predict(graph, ["stress", "virial"])
             expected = -predicted["stress"] * get_cell_volume(graph)
-            what = f"virial of periodic {describe(n, atoms)}, {dtype}"
+            what = f"virial of periodic {name_of(n, atoms)}, {dtype}"
             assert_close(what, predicted["virial"], expected, TOLERANCES[dtype])
 
 

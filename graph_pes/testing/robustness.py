@@ -21,8 +21,8 @@ from .subject import (
     assert_close,
     assert_same_bits,
     default_dtype,
-    describe,
     graph_for,
+    name_of,
 )
 
 _OTHER = {torch.float32: torch.float64, torch.float64: torch.float32}
@@ -83,7 +83,7 @@ def check_shapes(subject: ModelUnderTest) -> None:
             for batched in (False, True):
                 predicted = all_predictions(model, to_batch([graph]) if batched else graph)
                 for key, value in predicted.items():
-                    what = f"{key} of {describe(n, atoms)}{' in a batch of one' * batched}, {dtype}"
+                    what = f"{key} of {name_of(n, atoms)}{' in a batch of one' * batched}, {dtype}"
                     shape = _expected_shape(key, len(atoms), batched)
                     if value.shape != shape:
                         raise AssertionError(

@@ -84,12 +84,12 @@ def random_structure(kind: StructureKind, seed: int) -> ase.Atoms:
     return ase.Atoms(symbols, positions=positions[order], cell=cell, pbc=pbc)
 
 
-def random_rotation(seed: int, reflection: bool = False) -> np.ndarray:
+def random_orthogonal_matrix(seed: int, reflection: bool = False) -> np.ndarray:
     """A random orthogonal matrix, shape (3, 3), of determinant 1, or -1 for a reflection.
 
     Examples
     --------
-    >>> round(float(np.linalg.det(random_rotation(0, reflection=True))), 6)
+    >>> round(float(np.linalg.det(random_orthogonal_matrix(0, reflection=True))), 6)
     -1.0
     """
     Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
@@ -132,7 +132,8 @@ def _random_cell(rng: np.random.Generator, volume: float, skew: float) -> np.nda
             break
     cell = cell * (volume / abs(np.linalg.det(cell))) ** (1 / 3)
     seed = int(rng.integers(2**31))
-    return cell[rng.permutation(3)] @ random_rotation(seed, reflection=bool(rng.integers(2)))
+    axes = random_orthogonal_matrix(seed, reflection=bool(rng.integers(2)))
+    return cell[rng.permutation(3)] @ axes
 
 
 def _placed(

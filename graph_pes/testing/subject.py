@@ -72,7 +72,7 @@ class ModelUnderTest:
     def named_structures(self) -> Iterator[tuple[str, ase.Atoms]]:
         """Each structure with a description for error messages."""
         for n, atoms in enumerate(self.structures):
-            yield describe(n, atoms), atoms
+            yield name_of(n, atoms), atoms
 
     def on(self, structures: Sequence[ase.Atoms]) -> ModelUnderTest:
         """The same model with other structures."""
@@ -96,7 +96,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def describe(n: int, atoms: ase.Atoms) -> str:
+def name_of(n: int, atoms: ase.Atoms) -> str:
     """A structure in a few words, for error messages."""
     pbc = "".join("FT"[int(periodic)] for periodic in atoms.pbc)
     return f"structure {n} ({atoms.symbols}, pbc={pbc})"

@@ -10,15 +10,15 @@ import torch
 
 from graph_pes.atomic_graph import to_batch
 
-from .structures import StructureKind, random_rotation, random_structure
+from .structures import StructureKind, random_orthogonal_matrix, random_structure
 from .subject import (
     PREDICTIONS,
     TOLERANCES,
     ModelUnderTest,
     all_predictions,
     assert_close,
-    describe,
     graph_for,
+    name_of,
     with_volume,
 )
 
@@ -43,7 +43,7 @@ def _check_orthogonal(subject: ModelUnderTest, reflection: bool) -> None:
         return
     model = subject.model()
     for n, (name, atoms) in enumerate(subject.named_structures()):
-        matrix = random_rotation(n, reflection)
+        matrix = random_orthogonal_matrix(n, reflection)
         turned = atoms.copy()
         turned.set_cell(atoms.cell.array @ matrix.T)
         turned.set_positions(atoms.positions @ matrix.T)
@@ -138,5 +138,5 @@ def _check_batch_of(subject: ModelUnderTest, keys: tuple[str, ...], dtype: torch
         for key, value in model.predict(graph, keys).items():
             per_atom = key in ("forces", "local_energies")
             own = slice(batch.ptr[n], batch.ptr[n + 1]) if per_atom else n
-            what = f"{key} of {describe(n, atoms)}, in a batch, {dtype}"
+            what = f"{key} of {name_of(n, atoms)}, in a batch, {dtype}"
             assert_close(what, predicted[key][own], value, TOLERANCES[dtype])

@@ -20,9 +20,9 @@ from graph_pes.models.io import load_metadata, save_model
 from graph_pes.models.offsets import LearnableOffset
 from graph_pes.nn.scaling import LocalEnergiesScaler
 from graph_pes.periodic_table import SYMBOLS
+from graph_pes.spelling import nearest
 
 from .averaging import EMA, VerboseSWACallback, WeightAveraging
-from .config_files import nearest
 from .messages import logger
 from .metrics import VALIDATION_LOSS
 from .progress import LoggedProgressBar, RichProgress

@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 from graph_pes.data import DatasetCollection, GraphDataset, file_dataset
 from graph_pes.models import AdditionModel, TensorAdditionModel
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel, GraphTensorModel
+from graph_pes.spelling import nearest
 
 from .averaging import WeightAveraging
-from .config_files import ConfigError, check_keys, fill_references, merge, nearest, read_yaml
+from .config_files import ConfigError, check_keys, fill_references, merge, read_yaml
 from .loss import Loss, TotalLoss
 from .objects import make_object, make_objects
 from .opt import LRScheduler, Optimizer

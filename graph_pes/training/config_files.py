@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from graph_pes.files import atomic_write
+from graph_pes.spelling import nearest
 
 
 class ConfigError(ValueError):
@@ -271,19 +271,6 @@ def check_keys(config: Mapping[str, Any], known: Iterable[str], where: str) -> N
             raise ConfigError(
                 f"unknown key {where}{key}{nearest(str(key), known)} Known keys: {sorted(known)}"
             )
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint with the known word that is most like a given one, whatever the case.
-
-    Examples
-    --------
-    >>> nearest("adamw", ["Adam", "AdamW"])
-    ": did you mean 'AdamW'?"
-    """
-    by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return f": did you mean {by_lower[close[0]]!r}?" if close else "."
 
 
 def write_yaml(value: Any, path: str | os.PathLike[str]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, PropertyKey, divide_per_atom
 from graph_pes.models.base import GraphPropertyModel
+from graph_pes.spelling import nearest
 
-from .config_files import nearest
 from .metrics import (
     MAE,
     MSE,

@@ -25,7 +25,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config_files import nearest
+from graph_pes.spelling import nearest
 
 #: What is looked at to find the best model.
 VALIDATION_LOSS = "valid/loss/total"

@@ -11,7 +11,9 @@ from typing import Any
 
 import data2objects
 
-from .config_files import ConfigError, check_keys, nearest
+from graph_pes.spelling import nearest
+
+from .config_files import ConfigError, check_keys
 
 #: Where ``+Name`` is looked up, after Python's builtins.
 MODULES = (
@@ -22,7 +24,7 @@ MODULES = (
     "graph_pes.training.loss",
     "graph_pes.data",
     "graph_pes.training.callbacks",
-    "graph_pes.nn.radial",
+    "graph_pes.nn",
 )
 
 #: Dotted names of graph-pes 1 that configuration files may hold, and where they are now.

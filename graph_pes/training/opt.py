@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from graph_pes.models.base import GraphPropertyModel
-
-from .config_files import nearest
+from graph_pes.spelling import nearest
 
 
 def _find(name: str | type, module: Any, base: type, kind: str) -> type:

@@ -193,5 +193,5 @@ def test_names():
     assert identity(graph) is graph
     with pytest.raises(ValueError, match=r"'random_rotations': did you mean 'random_rotation'\?"):
         parse_transform("random_rotations")
-    with pytest.raises(ValueError, match=r"unknown transform 3: Expected one of"):
+    with pytest.raises(ValueError, match=r"unknown transform 3\. Expected one of"):
         parse_transform(3)  # type: ignore[arg-type]

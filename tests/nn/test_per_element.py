@@ -45,7 +45,7 @@ def test_pairs() -> None:
 
 
 def test_unknown_symbol() -> None:
-    with pytest.raises(ValueError, match=r"got 'si'\. Did you mean Si"):
+    with pytest.raises(ValueError, match=r"got 'si': did you mean 'Si'"):
         PerElementParameter.from_symbols({"si": 1.0})
 
 

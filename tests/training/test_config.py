@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import graph_pes.nn
 from graph_pes.data import ConcatDataset, DatasetCollection, GraphDataset, file_dataset
 from graph_pes.models import (
     AdditionModel,
@@ -330,6 +331,20 @@ def test_names_of_graph_pes_1_are_found(old: str) -> None:
     found = make_objects({"x": f"+{old}"})["x"]
     assert found.__name__ == old.rpartition(".")[2]
     assert found is make_objects({"x": f"+{MOVED[old]}"})["x"]
+
+
+def test_building_blocks_by_name():
+    for name in graph_pes.nn.__all__:
+        assert make_objects({"x": f"+{name}"})["x"] is getattr(graph_pes.nn, name)
+    blocks = {
+        "Bessel", "GaussianSmearing", "SinExpansion", "ExponentialRBF",
+        "PolynomialEnvelope", "CosineEnvelope", "SmoothOnsetEnvelope",
+        "NeighbourAggregation", "LocalEnergiesScaler", "MLP", "PerElementParameter",
+        "PerElementEmbedding", "AtomicOneHot", "ShiftedSoftplus", "count_used_parameters",
+    }  # fmt: skip
+    assert blocks <= set(graph_pes.nn.__all__)
+    envelope = make_objects({"x": {"+CosineEnvelope": {"cutoff": 4.0}}})["x"]
+    assert envelope.cutoff == 4.0
 
 
 def test_radial_bases_by_name_and_old_path():
