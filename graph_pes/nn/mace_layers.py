@@ -5,7 +5,6 @@ Batatia et al., doi:10.48550/arXiv.2206.07697.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -23,11 +22,12 @@ from graph_pes.tensors import safe_norm
 
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
 from .envelopes import PolynomialEnvelope
-from .equivariant import EquivariantLinear, checked_unique
+from .equivariant import EquivariantBilinear, EquivariantLinear, checked_unique
 from .irreps import Blocks, o3, parse_irreps
-from .mlp import MLP, parse_activation
+from .mlp import parse_activation
 from .per_element import PerElementEmbedding
 from .radial import DistanceExpansion, get_distance_expansion
+from .radial_network import RadialNetwork
 from .spherical_harmonics import SphericalHarmonics
 from .symmetric_contraction import SymmetricContraction
 from .tensor_product import NeighbourTensorProduct
@@ -58,17 +58,8 @@ class MLPConfig(TypedDict, total=False):
 DEFAULT_MLP: MLPConfig = {"hidden_depth": 3, "hidden_features": 64, "activation": "SiLU"}
 
 
-class RadialNetwork(nn.Module):
-    """A network without biases, zero where its input is, kept apart from its last layer.
-
-    Parameters
-    ----------
-    n_radial
-        Length of the input, B.
-    n_weights
-        Length of the output.
-    config
-        Of the hidden layers.
+def radial_network(n_radial: int, n_weights: int, config: Mapping[str, Any]) -> RadialNetwork:
+    """The network from radial functions to weights; see `MLPConfig`.
 
     Raises
     ------
@@ -76,63 +67,34 @@ class RadialNetwork(nn.Module):
         For unknown keys, or for an activation that is not 0 at 0, with which messages would not
         end at the cutoff.
     """
-
-    def __init__(self, n_radial: int, n_weights: int, config: Mapping[str, Any]):
-        super().__init__()
-        if unknown := set(config) - set(DEFAULT_MLP):
-            raise ValueError(f"weights_mlp: expected {list(DEFAULT_MLP)}, got {sorted(unknown)}")
-        settings: dict[str, Any] = {**DEFAULT_MLP, **config}
-        depth, width = settings["hidden_depth"], settings["hidden_features"]
-        activation = parse_activation(settings["activation"])
-        if activation(torch.zeros(1)).item() != 0:
-            raise ValueError(
-                f"weights_mlp: expected an activation that is 0 at 0, got {settings['activation']}"
-            )
-        layers = [n_radial, *[width] * depth]
-        self.hidden = (
-            MLP(layers, activation, activate_last=True, bias=False) if depth > 0 else nn.Identity()
-        )
-        self.last = nn.Linear(layers[-1], n_weights, bias=False)
-
-    def forward(self, basis: Tensor) -> tuple[Tensor, Tensor]:
-        """From a basis (E, B) to the last hidden layer (E, Q) and what it is multiplied with."""
-        return self.hidden(basis), self.last.weight.T
+    if unknown := set(config) - set(DEFAULT_MLP):
+        raise ValueError(f"weights_mlp: expected {list(DEFAULT_MLP)}, got {sorted(unknown)}")
+    settings: dict[str, Any] = {**DEFAULT_MLP, **config}
+    activation = settings["activation"]
+    if parse_activation(activation)(torch.zeros(1)).item() != 0:
+        raise ValueError(f"weights_mlp: expected an activation that is 0 at 0, got {activation}")
+    hidden = [settings["hidden_features"]] * settings["hidden_depth"]
+    return RadialNetwork([n_radial, *hidden, n_weights], activation)
 
 
-class AttributeLinear(nn.Module):
-    r"""Mixes channels in a way that depends linearly on what describes an atom.
+@dataclass(frozen=True)
+class Edges:
+    """What layers need to know of the neighbours of each atom.
 
-    .. math::
-
-        y_{i, m, c'} = \frac{1}{\sqrt{n C}} \sum_{a c} t_{i a} W_{a c c'} x_{i, m, c}
-
-    Parameters
+    Attributes
     ----------
-    irreps_in, irreps_out
-        Each irrep once; only those that both have are made: ``self.irreps_out``.
-    attributes
-        Length n of the description t.
+    neighbours
+        Shape (N, D).
+    harmonics
+        Spherical harmonics of the directions to them, shape (N D, components).
+    basis, envelope
+        Radial functions of the distances, shape (N D, B), and (N D, 1).
     """
 
-    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, attributes: int):
-        super().__init__()
-        channels = {ir: (index, mul) for index, (mul, ir) in enumerate(irreps_in)}
-        self.irreps_out = o3().Irreps([(mul, ir) for mul, ir in irreps_out if ir in channels])
-        self.sources = [channels[ir][0] for _, ir in self.irreps_out]
-        self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(attributes, channels[ir][1], mul))
-            for mul, ir in self.irreps_out
-        )
-
-    def forward(self, x: Sequence[Tensor], attributes: Tensor) -> Blocks:
-        """From blocks (N, 2l + 1, C) and descriptions (N, n) to blocks (N, 2l + 1, C')."""
-        result = []
-        for source, W in zip(self.sources, self.weights, strict=True):
-            n, C, _ = W.shape
-            # All products of attributes and channels, (N, 2l + 1, n C).
-            products = x[source].unsqueeze(2) * attributes[:, None, :, None]
-            result.append(products.flatten(2) @ (W.flatten(0, 1) / math.sqrt(n * C)))
-        return result
+    neighbours: Tensor
+    harmonics: Tensor
+    basis: Tensor
+    envelope: Tensor
 
 
 class Interaction(nn.Module):
@@ -167,19 +129,16 @@ class Interaction(nn.Module):
         harmonics = o3().Irreps.spherical_harmonics(l_max)
         self.pre_linear = EquivariantLinear(irreps_in, irreps_in)
         self.product = NeighbourTensorProduct(irreps_in, harmonics, harmonics)
-        self.radial_network = RadialNetwork(n_radial, self.product.n_weights, weights_mlp)
+        self.radial_network = radial_network(n_radial, self.product.n_weights, weights_mlp)
         wanted = o3().Irreps([(channels, ir) for _, ir in harmonics])
         self.post_linear = EquivariantLinear(self.product.irreps_out, wanted)
         self.irreps_out = self.post_linear.irreps_out
         self.aggregation = NeighbourAggregation.parse(aggregation)
 
-    def forward(
-        self, x: Sequence[Tensor], harmonics: Tensor, basis: Tensor, graph: AtomicGraph
-    ) -> Blocks:
-        """From blocks of features and a graph that is a neighbour matrix to blocks."""
-        phi, V = self.radial_network(basis)
-        neighbours = neighbour_matrix(graph)
-        sums = self.product(self.pre_linear(x), harmonics, phi, V, neighbours)
+    def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
+        """From blocks of ``irreps_in`` to blocks of ``irreps_out``."""
+        phi, V = self.radial_network(edges.basis, edges.envelope)
+        sums = self.product(self.pre_linear(x), edges.harmonics, phi, V, edges.neighbours)
         return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
 
 
@@ -217,11 +176,11 @@ class MACELayer(nn.Module):
         super().__init__()
         self.interaction = interaction
         summed = interaction.irreps_out
-        self.mixing = AttributeLinear(summed, summed, attributes) if mixing else None
+        self.mixing = EquivariantBilinear(summed, attributes, summed) if mixing else None
         self.contraction = SymmetricContraction(summed, irreps_out, correlation, attributes)
         self.linear = EquivariantLinear(self.contraction.irreps_out, irreps_out)
         none = o3().Irreps([])
-        self.residual = AttributeLinear(irreps_in if residual else none, irreps_out, attributes)
+        self.residual = EquivariantBilinear(irreps_in if residual else none, attributes, irreps_out)
         contracted = [ir for _, ir in self.linear.irreps_out]
         kept = [ir for _, ir in self.residual.irreps_out]
         self.irreps_out = o3().Irreps(
@@ -237,12 +196,11 @@ class MACELayer(nn.Module):
         self,
         x: Sequence[Tensor],
         attributes: Tensor,
-        harmonics: Tensor,
-        basis: Tensor,
+        edges: Edges,
         graph: AtomicGraph,
     ) -> Blocks:
         """From blocks of ``irreps_in`` to blocks of ``irreps_out``."""
-        summed = self.interaction(x, harmonics, basis, graph)
+        summed = self.interaction(x, edges, graph)
         if self.mixing is not None:
             summed = self.mixing(summed, attributes)
         parts = self.linear(self.contraction(summed, attributes)), self.residual(x, attributes)
@@ -354,15 +312,15 @@ class MACERepresentation(nn.Module):
 
     def forward(self, graph: AtomicGraph) -> list[Blocks]:
         """Blocks of features (N, 2l + 1, C) after every layer."""
-        # What fills up the matrix has to lie beyond the cutoff of this model.
-        graph = as_neighbour_matrix(graph._replace(cutoff=max(graph.cutoff, self.cutoff)))
+        graph = as_neighbour_matrix(graph)
         vectors = neighbour_vectors(graph)  # (N D, 3)
         r = safe_norm(vectors).unsqueeze(-1)
-        basis = self.radial(r) * self.envelope(r)
-        harmonics = self.harmonics(vectors)
-        attributes = self.describe(graph.Z).to(basis.dtype)
+        edges = Edges(
+            neighbour_matrix(graph), self.harmonics(vectors), self.radial(r), self.envelope(r)
+        )
+        attributes = self.describe(graph.Z).to(vectors.dtype)
         x, after = [self.embedding(graph.Z).unsqueeze(1)], []
         for layer in self.layers:
-            x = layer(x, attributes, harmonics, basis, graph)
+            x = layer(x, attributes, edges, graph)
             after.append(x)
         return after

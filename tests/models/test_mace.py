@@ -65,10 +65,8 @@ def in_our_couplings(
 @torch.no_grad()
 def copy_radial(network: torch.nn.Module, weights: list[torch.Tensor]) -> None:
     """Layers (outputs, inputs)."""
-    *hidden, last = weights
-    for linear, W in zip(network.hidden.linear_layers, hidden, strict=True):
+    for linear, W in zip(network.mlp.linear_layers, weights, strict=True):
         linear.weight.copy_(W)
-    network.last.weight.copy_(last)
 
 
 @torch.no_grad()
@@ -278,7 +276,7 @@ def test_order_of_elements() -> None:
     """Weights of an element are in the row of its position among the elements."""
     some, other = MACE(["O", "H", "C"], **SMALL), MACE(["H", "C", "O"], **SMALL)
     state = some.state_dict()
-    for key, value in state.items():
+    for key, value in some.named_parameters():
         if value.dim() == 3 and value.shape[0] == 3:
             state[key] = value[[1, 2, 0]]
     state["representation.describe.index_of"] = other.state_dict()[
