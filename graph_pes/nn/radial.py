@@ -135,7 +135,7 @@ class ExpNormal(DistanceExpansion):
         self.envelope = CosineEnvelope(cutoff)
 
     def expand(self, r: Tensor) -> Tensor:  # noqa: D102
-        return self.envelope(r) * self.gaussians(r * (5 / self.cutoff))
+        return self.envelope(r) * self.gaussians.expand(r * (5 / self.cutoff))
 
 
 class SmoothBessel(DistanceExpansion, Float64Tensors):
@@ -154,7 +154,9 @@ class SmoothBessel(DistanceExpansion, Float64Tensors):
 
     def expand(self, r: Tensor) -> Tensor:  # noqa: D102
         k = torch.arange(1, self.n_features + 2, dtype=r.dtype, device=r.device)
-        return torch.sinc(k * r / self.cutoff) @ self.coefficients.to(r.dtype)
+        # At r = 0 too, the value and all its derivatives are finite.
+        x = (math.pi / self.cutoff) * k * r.clamp(min=1e-6)
+        return (x.sin() / x) @ self.coefficients.to(r.dtype)
 
 
 def _smooth_bessel(n_features: int, cutoff: float) -> Tensor:

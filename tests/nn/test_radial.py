@@ -9,9 +9,11 @@ import torch
 from graph_pes.nn.radial import (
     Bessel,
     DistanceExpansion,
+    ExpNormal,
     ExponentialRBF,
     GaussianSmearing,
     SinExpansion,
+    SmoothBessel,
     get_distance_expansion,
 )
 
@@ -38,11 +40,34 @@ def exponentials(r: np.ndarray) -> np.ndarray:
     return np.exp(-((2 / B * (1 - start)) ** -2) * (np.exp(-r) - np.linspace(start, 1, B)) ** 2)
 
 
+def enveloped_exponentials(r: np.ndarray) -> np.ndarray:
+    start = np.exp(-CUTOFF)
+    beta = (2 / B * (1 - start)) ** -2
+    gaussians = np.exp(-beta * (np.exp(-5 * r / CUTOFF) - np.linspace(start, 1, B)) ** 2)
+    return gaussians * (1 + np.cos(np.pi * r / CUTOFF)) / 2
+
+
+def smooth_bessel(r: np.ndarray) -> np.ndarray:
+    """Pairs of spherical Bessel functions without slope at the cutoff, made orthogonal in turn."""
+
+    def pairs(r: np.ndarray) -> np.ndarray:
+        x = np.pi * r / CUTOFF
+        return (-1) ** (n - 1) * (np.sin(n * x) / (n * x) + np.sin((n + 1) * x) / ((n + 1) * x))
+
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    nodes, weights = CUTOFF * (nodes + 1) / 2, CUTOFF * weights / 2
+    at_nodes = pairs(nodes[:, None])
+    overlaps = at_nodes.T @ (at_nodes * (weights * nodes**2)[:, None])
+    return np.linalg.solve(np.linalg.cholesky(overlaps), pairs(r).T).T
+
+
 EXPANSIONS: dict[type[DistanceExpansion], Callable[[np.ndarray], np.ndarray]] = {
     Bessel: bessel,
     GaussianSmearing: gaussians,
     SinExpansion: sines,
     ExponentialRBF: exponentials,
+    ExpNormal: enveloped_exponentials,
+    SmoothBessel: smooth_bessel,
 }
 each = pytest.mark.parametrize("kind", EXPANSIONS, ids=lambda kind: kind.__name__)
 
@@ -73,7 +98,7 @@ def test_at_the_origin(kind: type[DistanceExpansion]) -> None:
 
 @each
 def test_derivatives(kind: type[DistanceExpansion]) -> None:
-    r = torch.linspace(0.1, CUTOFF, 5, requires_grad=True)
+    r = torch.linspace(0.1, 0.99 * CUTOFF, 5, requires_grad=True)
     expansion = kind(3, CUTOFF)
     assert torch.autograd.gradcheck(expansion, r)
     assert torch.autograd.gradgradcheck(expansion, r)
@@ -90,7 +115,7 @@ def test_shapes(kind: type[DistanceExpansion], shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("trainable", [True, False])
 def test_trainable(kind: type[DistanceExpansion], trainable: bool) -> None:
     expansion = kind(B, CUTOFF, trainable=trainable)
-    assert list(expansion.parameters())
+    assert list(expansion.parameters()) or kind is SmoothBessel
     assert all(p.requires_grad == trainable for p in expansion.parameters())
 
 
