@@ -6,10 +6,15 @@ import ase
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
+from hypothesis import given
 
-from graph_pes.atomic_graph import AtomicGraph
+from graph_pes.atomic_graph import AtomicGraph, to_batch
 from graph_pes.models import TensorNet
 from graph_pes.nn.mlp import MLP
+from graph_pes.nn.radial import Bessel, DistanceExpansion
+from tests.conformance.models import randomised
+from tests.strategies import rotations, structures
 
 REFERENCES = Path(__file__).parents[1] / "references"
 Weights = dict[str, np.ndarray]
@@ -213,3 +218,83 @@ def test_against_matgl(case: str, dtype: torch.dtype, tolerance: float) -> None:
     errors = largest_errors(model, frozen, case, dtype)
     assert max(errors.values()) < tolerance, errors
     assert len(errors) == 3
+
+
+# --- arguments ----------------------------------------------------------------------------
+
+
+def small(**options: object) -> TensorNet:
+    torch.manual_seed(0)
+    model = TensorNet(cutoff=4.0, radial_features=6, channels=6, **options)  # type: ignore[arg-type]
+    return randomised(model.double()).eval()
+
+
+@given(atoms=structures(max_atoms=6), rotation=rotations(reflections=True))
+def test_direct_forces_rotate(atoms: ase.Atoms, rotation: np.ndarray) -> None:
+    model = small(direct_force_predictions=True)
+    turned = atoms.copy()
+    turned.positions = atoms.positions @ rotation.T
+    turned.cell = atoms.cell.array @ rotation.T
+    forces, of_turned = (
+        model.predict_forces(AtomicGraph.from_ase(a, 4.0, dtype=torch.float64)).numpy()
+        for a in (atoms, turned)
+    )
+    np.testing.assert_allclose(of_turned, forces @ rotation.T, rtol=0, atol=1e-10)
+
+
+def test_direct_forces_are_no_derivatives() -> None:
+    graph = AtomicGraph.from_ase(molecule("CH3OH"), 4.0, dtype=torch.float64)
+    direct, derived = small(direct_force_predictions=True), small()
+    names = {name for name, _ in direct.named_parameters()}
+    assert names - {name for name, _ in derived.named_parameters()} == {"force_read_out.weight"}
+    assert not torch.allclose(direct.predict_forces(graph), derived.predict_forces(graph))
+
+
+@pytest.mark.parametrize("variant", ["graph-pes", "torchmd-net", "matgl"])
+@pytest.mark.parametrize("group", ["O(3)", "SO(3)"])
+def test_mirror_images(variant: str, group: str) -> None:
+    """Only SO(3) tells them apart; both are indifferent to rotations."""
+    model = small(variant=variant, group=group)
+    chiral = ase.Atoms(
+        "CHCOC", [[0, 0, 0], [0, 0, 1.1], [1.4, 0, -0.5], [-0.6, 1.2, -0.5], [0, 2, 2]]
+    )
+    image, turned = chiral.copy(), chiral.copy()
+    image.positions *= [-1, 1, 1]
+    turned.rotate(50, (1, 2, 3))
+    energy, of_image, of_turned = (
+        model.predict_energy(AtomicGraph.from_ase(atoms, 4.0, dtype=torch.float64))
+        for atoms in (chiral, image, turned)
+    )
+    torch.testing.assert_close(of_turned, energy, rtol=0, atol=1e-10)
+    assert torch.isclose(of_image, energy, rtol=0, atol=1e-10) == (group == "O(3)")
+
+
+def test_charges() -> None:
+    model, atoms = small(charged=True), molecule("CH3OH")
+
+    def graph(**info: float) -> AtomicGraph:
+        charged = atoms.copy()
+        charged.info.update(info)
+        return AtomicGraph.from_ase(charged, 4.0, dtype=torch.float64)
+
+    neutral, cation = graph(total_charge=0.0), graph(total_charge=1.0)
+    energies = [model.predict_energy(g) for g in (neutral, cation, graph())]
+    assert not torch.isclose(energies[0], energies[1])
+    torch.testing.assert_close(energies[2], energies[0])
+    batch = model.predict_energy(to_batch([cation, neutral]))
+    torch.testing.assert_close(batch, torch.stack([energies[1], energies[0]]))
+    torch.testing.assert_close(small().predict_energy(cation), small().predict_energy(neutral))
+
+
+def test_all_layers_share_the_radial_functions() -> None:
+    model = small(radial_expansion="Bessel")
+    assert isinstance(model.radial, Bessel)
+    assert sum(isinstance(module, DistanceExpansion) for module in model.modules()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "known"), [("group", "E3", "SO"), ("variant", "paper", "matgl")]
+)
+def test_unknown_choices(argument: str, value: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"expected {argument} .*{known}.*, got '{value}'"):
+        TensorNet(**{argument: value})  # type: ignore[arg-type]
