@@ -165,6 +165,28 @@ def atomic_number(symbol: str) -> int:
     raise ValueError(f"Unknown element: expected a chemical symbol, got {symbol!r}{hint}")
 
 
+def check_atomic_numbers(numbers: Iterable[int]) -> None:
+    """Make sure that numbers are those of elements.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not.
+
+    Examples
+    --------
+    >>> check_atomic_numbers([1, 0])
+    Traceback (most recent call last):
+    ValueError: expected atomic numbers from 1 (H) to 118 (Og), got 0 (ASE's placeholder X?)
+    """
+    for Z in numbers:
+        if not 1 <= Z <= MAX_Z:
+            what = " (ASE's placeholder X?)" if Z == 0 else ""
+            raise ValueError(
+                f"expected atomic numbers from 1 (H) to {MAX_Z} ({SYMBOLS[MAX_Z]}), got {Z}{what}"
+            )
+
+
 def symbols_of(numbers: Iterable[int]) -> list[str]:
     """Distinct chemical symbols, in order of atomic number.
 

@@ -9,6 +9,7 @@ from graph_pes.periodic_table import (
     MAX_Z,
     SYMBOLS,
     atomic_number,
+    check_atomic_numbers,
     symbols_of,
 )
 
@@ -39,6 +40,13 @@ def test_unknown_symbol(wrong: str, hint: str) -> None:
 def test_unknown_symbol_without_a_hint() -> None:
     with pytest.raises(ValueError, match=r"expected a chemical symbol, got '42'\.$"):
         atomic_number("42")
+
+
+@pytest.mark.parametrize("Z", [0, -1, 119, 1000])
+def test_numbers_that_are_no_elements(Z: int) -> None:
+    check_atomic_numbers([1, MAX_Z])
+    with pytest.raises(ValueError, match=rf"expected atomic numbers from 1 .* to 118 .*, got {Z}"):
+        check_atomic_numbers([1, Z])
 
 
 def test_symbols_of() -> None:

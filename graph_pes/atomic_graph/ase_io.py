@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graph_pes.periodic_table import check_atomic_numbers
 from graph_pes.tensors import voigt_6_to_full_3x3
 
 from .graph import DERIVED_KEYS, DIRECTED, AtomicGraph
@@ -39,6 +40,7 @@ def graph_from_ase(
             f"Unable to find properties: {missing}. The structure ({structure.symbols}) has "
             f"{sorted(values) or 'no labels'}"
         )
+    check_atomic_numbers(structure.numbers.tolist())
     # The list is found in double precision, from the positions as they were given.
     pbc = torch.tensor(structure.pbc, dtype=torch.bool)
     R = torch.tensor(structure.positions, dtype=torch.float64)
@@ -56,7 +58,7 @@ def graph_from_ase(
             for source, target in property_mapping.items()
         },
         cutoff=float(cutoff),
-        other={key: _tensor(values[key], dtype) for key in others_to_include},
+        other={key: _other(key, values[key], dtype) for key in others_to_include},
         pbc=pbc,
     )
 
@@ -142,6 +144,12 @@ def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
 
-def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
-    tensor = torch.from_numpy(np.array(value))
+def _other(key: str, value: Any, dtype: torch.dtype) -> Tensor:
+    array = np.array(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{key!r} should be a number or an array of numbers to be part of a graph, but is "
+            f"{value!r}: change it, or leave it out of others_to_include"
+        )
+    tensor = torch.from_numpy(array)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor

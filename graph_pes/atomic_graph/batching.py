@@ -150,6 +150,12 @@ def _batch_other(key: str, graphs: Sequence[AtomicGraph], batch: AtomicGraph) ->
     values = [g.other[key] for g in graphs]
     if key in _custom_batchers:
         return _custom_batchers[key](batch, values)
+    for n, value in enumerate(values):
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"to_batch: {key!r} in graph.other of structure {n} should be a tensor, but is "
+                f"{value!r} ({type(value).__name__})"
+            )
     if key in PROPERTIES:
         per_atom = PROPERTIES[key].per == "atom"
     else:

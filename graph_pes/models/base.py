@@ -21,7 +21,7 @@ from graph_pes.atomic_graph import (
 )
 from graph_pes.nn.float64 import Float64Tensors
 from graph_pes.nn.per_element import AtomicOneHot, PerElementParameter
-from graph_pes.periodic_table import symbols_of
+from graph_pes.periodic_table import check_atomic_numbers, symbols_of
 
 from .arguments import RecordsArguments
 from .derivatives import (
@@ -121,6 +121,8 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
             raise ValueError(
                 f"{type(self).__name__} can't predict {unknown}: it predicts {sorted(known)}"
             )
+        if graph.Z.numel() > 0:
+            check_atomic_numbers(torch.stack(graph.Z.aminmax()).tolist())
         for module in _every_module(self):
             if isinstance(module, AtomicOneHot):
                 module.check(graph.Z)
@@ -297,7 +299,7 @@ def _has_gradient(graph: AtomicGraph) -> bool:
     return torch.is_grad_enabled() and (graph.R.requires_grad or graph.cell.requires_grad)
 
 
-def _finished(
+def finished(
     predictions: dict[PropertyKey, Tensor],
     properties: Sequence[PropertyKey],
     *,
@@ -399,7 +401,7 @@ class GraphPESModel(GraphPropertyModel):
         for key in ("forces", "stress", "virial"):
             if dtype is not None and key in predictions:
                 predictions[key] = predictions[key].to(dtype)
-        return _finished(
+        return finished(
             predictions, properties, was_batch=is_batch(graph), detach=not differentiable
         )
 
@@ -462,4 +464,4 @@ class GraphTensorModel(GraphPropertyModel):
         batch = self._prepared(graph, properties)
         predictions = self(in_precision_of(self, batch))
         detach = not (self.training or _has_gradient(graph))
-        return _finished(predictions, properties, was_batch=is_batch(graph), detach=detach)
+        return finished(predictions, properties, was_batch=is_batch(graph), detach=detach)

@@ -200,6 +200,20 @@ def test_neighbours_are_found_in_double_precision() -> None:
 # --- bad input ---
 
 
+def test_placeholders_are_no_elements() -> None:
+    with pytest.raises(ValueError, match=r"from 1 \(H\) to 118 \(Og\), got 0 \(ASE's placeholder"):
+        AtomicGraph.from_ase(ase.Atoms("HX", [[0, 0, 0], [0, 0, 1]]))
+
+
+@pytest.mark.parametrize("value", ["x", ["a", "b"], {"a": 1}, 1j])
+def test_others_that_are_no_numbers(value: object) -> None:
+    atoms = molecule("H2O")
+    atoms.info["total_charge"] = value
+    with pytest.raises(ValueError, match="'total_charge' should be a number.*others_to_include"):
+        AtomicGraph.from_ase(atoms)
+    assert AtomicGraph.from_ase(atoms, others_to_include=[]).other == {}
+
+
 @pytest.mark.parametrize("where", ["property_mapping", "others_to_include"])
 def test_missing_label(where: str) -> None:
     argument = {"property_mapping": {"dft": "energy"}, "others_to_include": ["dft"]}[where]

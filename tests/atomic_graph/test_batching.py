@@ -232,6 +232,16 @@ def test_other_missing_from_some() -> None:
         to_batch(graphs)
 
 
+@pytest.mark.parametrize("value", ["x", 1, None])
+def test_other_that_is_no_tensor(value: object) -> None:
+    graphs = [
+        with_other(molecule("H2O"), total_charge=torch.tensor(1)),
+        with_other(molecule("H2O"), total_charge=value),
+    ]
+    with pytest.raises(ValueError, match=r"'total_charge' .* structure 1 should be a tensor, but"):
+        to_batch(graphs)
+
+
 def test_custom_batcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching_module, "_custom_batchers", {})
 

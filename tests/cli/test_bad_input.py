@@ -92,6 +92,16 @@ def test_a_label_that_is_not_a_number(
     )
 
 
+def test_a_charge_that_is_not_a_number(bad: Bad, ethanol: list[ase.Atoms]):
+    def change(n: int, atoms: ase.Atoms) -> None:
+        atoms.info["total_charge"] = "plus" if n == 2 else 1
+
+    path = with_labels(ethanol[:4], change, bad.folder / "charged.xyz")
+    message = bad.train(f"data/train={path}")
+    assert message.startswith(f"{path}, structure 2: 'total_charge' should be a number")
+    assert "'plus'" in message
+
+
 def test_an_error_in_a_worker(bad: Bad, ethanol: list[ase.Atoms]):
     path = with_labels(ethanol[:4], nan("energy"), bad.folder / "nan.xyz")
     message = bad.train(

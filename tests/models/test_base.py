@@ -183,6 +183,24 @@ def test_labels_do_not_get_in_the_way(model: Toy) -> None:
     assert model.predict_energy(unknown) == model.predict_energy(graph)
 
 
+@pytest.mark.parametrize("Z", [0, 119, -1])
+@pytest.mark.parametrize("batched", [True, False])
+def test_numbers_that_are_no_elements(model: Toy, Z: int, batched: bool) -> None:
+    graph = graph_of(molecule("H2O"))
+    graph = graph._replace(Z=torch.tensor([1, Z, 8]))
+    graph = to_batch([graph]) if batched else graph
+    with pytest.raises(ValueError, match=rf"from 1 \(H\) to 118 \(Og\), got {Z}"):
+        model.predict_energy(graph)
+    with pytest.raises(ValueError, match=rf"got {Z}"):
+        AtomicTensor().predict(graph)
+
+
+def test_others_that_are_no_tensors(model: Toy) -> None:
+    graph = graph_of(molecule("H2O"))._replace(other={"total_charge": "x"})
+    with pytest.raises(ValueError, match="'total_charge' .* should be a tensor, but is 'x'"):
+        model.predict_energy(graph)
+
+
 # --- grad modes ---
 
 
