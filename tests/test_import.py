@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = """
-import json, multiprocessing, os, signal, sys, warnings
+STATE = """
+import json, logging, multiprocessing, os, signal, sys, warnings
 import numpy, torch
 
 def state():
@@ -34,14 +35,44 @@ def state():
         "excepthook": repr(sys.excepthook),
         "signals": [str(signal.getsignal(s)) for s in (signal.SIGINT, signal.SIGTERM)],
         "files": sorted(os.listdir()),
+        "float printing": torch.tensor([1 / 3]).__repr__() + repr(numpy.array([1 / 3])),
+        "log": [logging.root.level, str(logging.root.handlers)],
     }
+"""
 
+SCRIPT = (
+    STATE
+    + """
 before, modules = state(), set(sys.modules)
 import graph_pes
 after = state()
 new = {name.partition(".")[0] for name in set(sys.modules) - modules}
 print(json.dumps({"before": before, "after": after, "new": sorted(new)}))
 """
+)
+
+# Packages that modules of ours import may change what they like.
+EVERY_MODULE = (
+    STATE
+    + """
+import importlib, pkgutil
+import ase.io, dacite, data2objects, e3nn.o3, matplotlib.pyplot, pytorch_lightning, rich, vesin
+import pytorch_lightning.loggers, pytorch_lightning.callbacks, tensorboard, torch.utils.tensorboard
+
+def of_others():
+    return {**state(), "matplotlib": dict.copy(matplotlib.rcParams)}
+
+import graph_pes
+before, changed = of_others(), {}
+names = [m.name for m in pkgutil.walk_packages(graph_pes.__path__, "graph_pes.")]
+for name in names:
+    importlib.import_module(name)
+    after = of_others()
+    changed[name] = [key for key in before if after[key] != before[key]]
+    before = after
+print(json.dumps({"changed": changed}))
+"""
+)
 
 LAZY = {
     "ase",
@@ -80,6 +111,22 @@ def test_only_torch_and_numpy(report: dict[str, Any]) -> None:
 
 def test_no_global_state_is_changed(report: dict[str, Any]) -> None:
     assert report["after"] == report["before"]
+
+
+def test_no_module_changes_global_state(tmp_path: Path) -> None:
+    """Those of commands, training and figures either, though they import far more."""
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", EVERY_MODULE],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    changed = json.loads(process.stdout)["changed"]
+    assert {"graph_pes.cli.train", "graph_pes.analysis.parity", "graph_pes.training.task"} <= set(
+        changed
+    )
+    assert {name: keys for name, keys in changed.items() if keys} == {}
 
 
 def test_public_names() -> None:
