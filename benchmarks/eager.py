@@ -26,6 +26,9 @@ GRAPH_PES_1 = "graph-pes-1"
 ORIGINALS = {
     "PaiNN 128x3": "schnetpack",
     "SchNet 128x3": "schnetpack",
+    "TensorNet 128x2": "torchmd-net",
+    "NequIP 64 l=1 x3": "nequip",
+    "NequIP 64 l=2 x3": "nequip",
 }
 TASKS = [
     {"task": task, "model": model, "size": size}

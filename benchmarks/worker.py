@@ -16,11 +16,25 @@ import torch
 from structures import CUTOFF, benzene_dimers, silicon
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
-from graph_pes.models import PaiNN, SchNet
+from graph_pes.models import NequIP, PaiNN, SchNet, TensorNet
+
+
+def nequip(cutoff: float, l_max: int) -> NequIP:
+    """64 channels of natural parity."""
+    irreps = ("64x0e", "64x1o", "64x2e")[: l_max + 1]
+    features = {
+        "node_irreps": " + ".join(irreps),
+        "edge_irreps": " + ".join(ir.removeprefix("64x") for ir in irreps),
+    }
+    return NequIP(["H", "C", "Si"], cutoff=cutoff, layers=3, features=features)
+
 
 MODELS = {
     "PaiNN 128x3": lambda cutoff: PaiNN(channels=128, radial_features=20, layers=3, cutoff=cutoff),
     "SchNet 128x3": lambda cutoff: SchNet(channels=128, layers=3, cutoff=cutoff),
+    "TensorNet 128x2": lambda cutoff: TensorNet(channels=128, layers=2, cutoff=cutoff),
+    "NequIP 64 l=1 x3": lambda cutoff: nequip(cutoff, l_max=1),
+    "NequIP 64 l=2 x3": lambda cutoff: nequip(cutoff, l_max=2),
 }
 
 
