@@ -29,7 +29,7 @@ fitting:
 general: {root_dir: RESULTS, run_id: run, progress: logged}
 """
 
-FEATURES = "{channels: 4, l_max: 1, use_odd_parity: true}"
+IRREPS = "{channels: 4, l_max: 1, use_odd_parity: true}"
 
 #: The line that is changed. A new model needs a row.
 MODELS = {
@@ -39,9 +39,7 @@ MODELS = {
     "LennardJonesMixture": "{+LennardJonesMixture: {cutoff: 3.0}}",
     "MACE": "{+MACE: {elements: [H, C, O], cutoff: 3.0, n_radial: 4, channels: 4, l_max: 2}}",
     "Morse": "{+Morse: {cutoff: 3.0}}",
-    "NequIP": "{+NequIP: {elements: [H, C, O], cutoff: 3.0, layers: 2, features: "
-    + FEATURES
-    + "}}",
+    "NequIP": "{+NequIP: {elements: [H, C, O], cutoff: 3.0, layers: 2, features: " + IRREPS + "}}",
     "Orb-direct": "{+Orb: {cutoff: 3.0, channels: 8, layers: 1, mlp_hidden_dim: 8}}",
     "Orb": "{+Orb: {cutoff: 3.0, conservative: true, channels: 8, layers: 1, mlp_hidden_dim: 8}}",
     "PaiNN": "{+PaiNN: {cutoff: 3.0, channels: 4, radial_features: 4, layers: 1}}",
@@ -51,7 +49,7 @@ MODELS = {
     "TensorNet": "{+TensorNet: {cutoff: 3.0, radial_features: 4, channels: 4, layers: 1}}",
     "ZBLCoreRepulsion": "{+ZBLCoreRepulsion: {cutoff: 3.0, trainable: true}}",
     "ZEmbeddingMACE": "{+ZEmbeddingMACE: {cutoff: 3.0, n_radial: 4, channels: 4, l_max: 2}}",
-    "ZEmbeddingNequIP": "{+ZEmbeddingNequIP: {cutoff: 3.0, layers: 2, features: " + FEATURES + "}}",
+    "ZEmbeddingNequIP": "{+ZEmbeddingNequIP: {cutoff: 3.0, layers: 2, features: " + IRREPS + "}}",
 }
 
 #: Nothing in it is trained.
