@@ -102,13 +102,20 @@ class Paths:
     targets: tuple[tuple[int, int], ...]
     width: int
 
-    def matrices(self, Y: Tensor, coefficients: Sequence[Tensor], n: int) -> list[Tensor]:
-        """K of each coupling, (n, D (2 l1 + 1), 2 l3 + 1), from harmonics (n D, ...)."""
+    def matrices(self, Y: Tensor, coefficients: Sequence[Tensor], n: int) -> list[Tensor | None]:
+        """K of each coupling, (n, D (2 l1 + 1), 2 l3 + 1), from harmonics (n D, ...).
+
+        None for those with harmonics of degree 0, which couple components one by one.
+        """
         parts = Y.split(self.harmonics, dim=1)
-        return [
-            (parts[c.harmonic] @ C if c.l1 > 0 else parts[c.harmonic]).view(n, -1, 2 * c.l3 + 1)
-            for c, C in zip(self.couplings, coefficients, strict=True)
-        ]
+
+        def matrix(c: Coupling, C: Tensor) -> Tensor | None:
+            if c.l2 == 0:
+                return None
+            product = parts[c.harmonic] @ C if c.l1 > 0 else parts[c.harmonic]
+            return product.view(n, -1, 2 * c.l3 + 1)
+
+        return [matrix(c, C) for c, C in zip(self.couplings, coefficients, strict=True)]
 
 
 def find_paths(irreps_in: Irreps, harmonics: Irreps, irreps_out: Irreps) -> tuple[Paths, Irreps]:
@@ -235,68 +242,124 @@ class _Messages(torch.autograd.Function):
             h = [block.index_select(0, j) for block in x]  # (n D, 2 l1 + 1, C)
             K = paths.matrices(Y[edges], coefficients, n)
             for p in paths.paths:
-                X = (h[p.source] * w[:, :, p.weights]).view(n, -1, p.channels)
-                product = torch.bmm(K[p.coupling].transpose(1, 2), X)  # (n, 2 l3 + 1, C)
-                result[p.target][atoms, :, p.into] = product
+                X = h[p.source] * w[:, :, p.weights]
+                result[p.target][atoms, :, p.into] = _summed(X, K[p.coupling], n)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         neighbours, Y, phi, V, *x = ctx.saved_tensors
-        needs_V = ctx.needs_input_grad[5]
+        wanted = _Wanted(V=_is_wanted(V), x=[_is_wanted(block) for block in x])
         if torch.is_grad_enabled():  # to be differentiated again: all at once
             j = neighbours.reshape(-1)
-            gY, gphi, gV, gh = _backward(ctx, j, Y, phi, V, x, gradients, needs_V)
-            gx = [index_sum(g, j, block.shape[0]) for g, block in zip(gh, x, strict=True)]
+            gY, gphi, gV, gh = _backward(ctx, wanted, j, Y, phi, V, x, gradients)
+            gx = [
+                None if g is None else index_sum(g, j, block.shape[0])
+                for g, block in zip(gh, x, strict=True)
+            ]
             return None, None, None, gY, gphi, gV, *gx
         gY, gphi = torch.empty_like(Y), torch.empty_like(phi)
-        gV = torch.zeros_like(V) if needs_V else None
-        gx = [torch.zeros_like(block).flatten(1) for block in x]
+        gV = torch.zeros_like(V) if wanted.V else None
+        gx = [
+            torch.zeros_like(block) if want else None
+            for block, want in zip(x, wanted.x, strict=True)
+        ]
         D = neighbours.shape[1]
         for atoms in _chunks(ctx.paths, neighbours):
             j, edges = neighbours[atoms].reshape(-1), slice(atoms.start * D, atoms.stop * D)
             g = [gradient[atoms] for gradient in gradients]
             gY[edges], gphi[edges], more_gV, gh = _backward(
-                ctx, j, Y[edges], phi[edges], V, x, g, needs_V
+                ctx, wanted, j, Y[edges], phi[edges], V, x, g
             )
             if gV is not None and more_gV is not None:
                 gV += more_gV
             for total, part in zip(gx, gh, strict=True):
-                total.index_add_(0, j, part.flatten(1))
-        return None, None, None, gY, gphi, gV, *map(torch.Tensor.view_as, gx, x)
+                if total is not None and part is not None:
+                    total.flatten(1).index_add_(0, j, part.flatten(1))
+        return None, None, None, gY, gphi, gV, *gx
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which gradients are needed, apart from those with respect to the geometry."""
+
+    V: bool
+    x: list[bool]
+
+
+def _is_wanted(tensor: Tensor) -> bool:
+    """Whether the backward pass that is running needs the gradient with respect to a tensor.
+
+    Forces need none with respect to weights, which ``ctx.needs_input_grad`` does not tell.
+    """
+    if not tensor.requires_grad or torch.compiler.is_compiling():
+        return tensor.requires_grad
+    try:
+        node = torch.autograd.graph.get_gradient_edge(tensor).node
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf whose gradient was asked for
+        return True
+
+
+def _summed(X: Tensor, K: Tensor | None, n: int) -> Tensor:
+    """Sum over the neighbours of n atoms of products with K: from (n D, 2 l1 + 1, C)."""
+    if K is None:
+        return X.view(n, -1, *X.shape[1:]).sum(1)
+    return torch.bmm(K.transpose(1, 2), X.view(n, -1, X.shape[2]))
 
 
 def _backward(
     ctx: Any,
+    wanted: _Wanted,
     j: Tensor,
     Y: Tensor,
     phi: Tensor,
     V: Tensor,
     x: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    needs_V: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor | None]]:
     """Gradients of the edges to neighbours j: with respect to Y, phi, V and features (n D, ...)."""
     paths: Paths = ctx.paths
     n = gradients[0].shape[0]
+    D = j.shape[0] // n
     w = (phi @ V).unsqueeze(1)
     h = [block.index_select(0, j) for block in x]
     K = paths.matrices(Y, ctx.coefficients, n)
-    gK: list[Any] = [0] * len(K)
-    gh: list[Any] = [0] * len(h)
+    gK: list[Tensor | None] = [None] * len(K)
+    gh: list[Tensor | None] = [None] * len(h)
     gw: list[Tensor] = []
     for p in paths.paths:
         h_p, w_p, g = h[p.source], w[:, :, p.weights], gradients[p.target][:, :, p.into]
-        X = (h_p * w_p).view(n, -1, p.channels)
-        gK[p.coupling] = gK[p.coupling] + torch.bmm(X, g.transpose(1, 2))
-        gX = torch.bmm(K[p.coupling], g).view_as(h_p)
-        gw.append((gX * h_p).sum(1))
-        gh[p.source] = gh[p.source] + gX * w_p
+        K_p = K[p.coupling]
+        if K_p is None:
+            gX = g.unsqueeze(1).expand(n, D, *g.shape[1:]).reshape(h_p.shape)
+        else:
+            gX = torch.bmm(K_p, g).view_as(h_p)
+            products = torch.bmm((h_p * w_p).view(n, -1, p.channels), g.transpose(1, 2))
+            gK[p.coupling] = _sum(gK[p.coupling], products)
+        gw.append(gX[:, 0] * h_p[:, 0] if h_p.shape[1] == 1 else (gX * h_p).sum(1))
+        if wanted.x[p.source]:
+            gh[p.source] = _add_product(gh[p.source], gX, w_p)
     gw_all = torch.cat(gw, dim=1)
-    gY: list[Any] = [torch.zeros_like(part) for part in Y.split(paths.harmonics, dim=1)]
-    for c, C, g in zip(paths.couplings, ctx.coefficients, gK, strict=True):
-        gY[c.harmonic] = gY[c.harmonic] + (
-            g.view(Y.shape[0], -1) @ C.T if c.l1 > 0 else g.view(Y.shape[0], -1)
-        )
-    gV = phi.T @ gw_all if needs_V else None
-    return torch.cat(gY, dim=1), gw_all @ V.T, gV, gh
+    gY: list[Tensor | None] = [None] * len(paths.harmonics)
+    for c, C, g_c in zip(paths.couplings, ctx.coefficients, gK, strict=True):
+        if g_c is not None:
+            flat = g_c.view(Y.shape[0], -1)
+            gY[c.harmonic] = _sum(gY[c.harmonic], flat @ C.T if c.l1 > 0 else flat)
+    of_harmonics = [
+        Y.new_zeros(Y.shape[0], size) if g is None else g
+        for size, g in zip(paths.harmonics, gY, strict=True)
+    ]
+    gV = phi.T @ gw_all if wanted.V else None
+    return torch.cat(of_harmonics, dim=1), gw_all @ V.T, gV, gh
+
+
+def _sum(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total + more
+
+
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    if total is None:
+        return a * b
+    # In place where nothing is differentiated again.
+    return torch.addcmul(total, a, b) if torch.is_grad_enabled() else total.addcmul_(a, b)
