@@ -11,16 +11,18 @@ of its N atoms as a matrix of D columns, filled up with edges that are longer th
 ``mask``        (N,)         1 for atoms whose energy counts, else 0; float64
 =============== ============ ====================================================================
 
-and gets
+with D ≥ 4, and gets
 
 ======================= =========== =============================================================
 ``local_energies``      (N,)        in eV, float64
 ``gradients``           (N, D, 3)   derivatives of the masked sum of energies with respect to
-                                    ``vectors``, in eV/Å
+                                    ``vectors``, in eV/Å; left out by models that predict forces
+                                    directly
 ======================= =========== =============================================================
 
-with D ≥ 2. Forces are ``gradients.sum(1)`` less the gradients of the edges that lead to an atom;
-the virial is minus the sum of ``vectors ⊗ gradients``.
+and whatever else the model predicts, in the order of `EngineModel.outputs`. Forces are
+``gradients.sum(1)`` less the gradients of the edges that lead to an atom; the virial is minus the
+sum of ``vectors ⊗ gradients``.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from graph_pes.atomic_graph import (
+    PROPERTIES,
     AtomicGraph,
     as_directed,
     as_neighbour_matrix,
@@ -40,9 +43,14 @@ from graph_pes.atomic_graph import (
 )
 from graph_pes.atomic_graph.graph import GHOSTS, NEIGHBOUR_COUNTS
 from graph_pes.models.base import GraphPESModel, in_precision_of
+from graph_pes.tensors import index_sum
 
 #: Fewer columns than this are not told from other sizes by compiled code.
-MIN_COLUMNS = 2
+MIN_COLUMNS = 4
+
+
+class ExportError(ValueError):
+    """A model can't be exported, or a file does not hold an exported model."""
 
 
 class EngineInputs(NamedTuple):
@@ -61,26 +69,51 @@ class EngineModel(nn.Module):
     ----------
     model
         Any model whose energy depends on positions through `neighbour_vectors` alone.
+
+    Attributes
+    ----------
+    outputs
+        Names of what a call returns.
+
+    Raises
+    ------
+    ExportError
+        If the model predicts more of whole structures than their energy.
     """
 
     def __init__(self, model: GraphPESModel):
         super().__init__()
         self.model = model
         self.cutoff = model.cutoff_value
+        direct = set(model.implemented_properties) - {"local_energies"}
+        if whole := sorted(key for key in direct if PROPERTIES[key].per == "structure"):
+            raise ExportError(
+                f"{type(model).__name__} predicts {whole} of whole structures, of which an engine "
+                "may only know a part"
+            )
+        derived = () if "forces" in direct else ("gradients",)
+        self.outputs = ("local_energies", *derived, *sorted(direct))
 
     def forward(
         self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Energies (N,) and gradients (N, D, 3)."""
+    ) -> tuple[Tensor, ...]:
+        """The outputs, in order."""
         with torch.enable_grad():
             vectors = vectors.detach().requires_grad_()
             graph = engine_graph(vectors, neighbours, Z, self.cutoff)
-            energies = self.model(in_precision_of(self.model, graph))["local_energies"].double()
-            total = (energies * mask).sum()
-            if not total.requires_grad:  # an offset
-                return energies, torch.zeros_like(vectors)
-            (gradients,) = torch.autograd.grad(total, vectors, allow_unused=True)
-        return energies.detach(), torch.zeros_like(vectors) if gradients is None else gradients
+            results = dict(self.model(in_precision_of(self.model, graph)))
+            energies = results["local_energies"] = results["local_energies"].double()
+            if "gradients" in self.outputs:
+                results["gradients"] = _gradient((energies * mask).sum(), vectors)
+        return tuple(results[name].detach() for name in self.outputs)
+
+
+def _gradient(energy: Tensor, vectors: Tensor) -> Tensor:
+    """dE/d(vectors); zero for an offset, which does not depend on them."""
+    if not energy.requires_grad:
+        return torch.zeros_like(vectors)
+    (gradient,) = torch.autograd.grad(energy, vectors, allow_unused=True)
+    return torch.zeros_like(vectors) if gradient is None else gradient
 
 
 def engine_graph(vectors: Tensor, neighbours: Tensor, Z: Tensor, cutoff: float) -> AtomicGraph:
@@ -118,3 +151,16 @@ def engine_inputs(graph: AtomicGraph, dtype: torch.dtype) -> EngineInputs:
         neighbours = torch.cat([neighbours, atoms], dim=1)
     mask = torch.ones(N, dtype=torch.float64, device=vectors.device)
     return EngineInputs(vectors.to(dtype), neighbours, graph.Z, mask)
+
+
+def forces_from(inputs: EngineInputs, gradients: Tensor) -> Tensor:
+    """Forces (N, 3): each edge pulls its two atoms in opposite directions."""
+    N = inputs.Z.shape[0]
+    pulled = index_sum(gradients.reshape(-1, 3), inputs.neighbours.reshape(-1), N)
+    return gradients.sum(dim=1) - pulled
+
+
+def atomic_virials_from(inputs: EngineInputs, gradients: Tensor) -> Tensor:
+    """Virials (N, 3, 3) of the edges of each atom, which sum to that of the structure."""
+    W = -inputs.vectors.transpose(1, 2) @ gradients
+    return (W + W.transpose(1, 2)) / 2

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from graph_pes.models.base import GraphPESModel
 
-from .engine import EngineInputs, EngineModel
+from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
 
 #: Sizes to trace with, all different, so that no two of them are taken for the same.
 _TRACED = {"atoms": 37, "ghosts": 14, "columns": 11}
@@ -65,7 +65,7 @@ class _Program(nn.Module):
 
     def forward(
         self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         tensors = [getattr(self, f"tensor_{n}") for n in range(self.n_tensors)]
         return self.traced(*tensors, vectors, neighbours, Z, mask)
 
@@ -83,14 +83,25 @@ def traced_program(model: GraphPESModel) -> torch.export.ExportedProgram:
     named = {**dict(engine_model.named_parameters()), **dict(engine_model.named_buffers())}
     names, tensors = list(named), list(named.values())
 
-    def function(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+    def function(*arguments: Tensor) -> tuple[Tensor, ...]:
         own = dict(zip(names, arguments[: len(names)], strict=True))
         return torch.func.functional_call(engine_model, own, arguments[len(names) :])
 
-    rows, columns, everyone = (torch.export.Dim(name, min=2) for name in ("N", "D", "M"))
+    rows, everyone = (torch.export.Dim(name, min=2) for name in ("N", "M"))
+    columns = torch.export.Dim("D", min=MIN_COLUMNS)
     shapes = ({0: rows, 1: columns}, {0: rows, 1: columns}, {0: everyone}, {0: rows})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch|copyreg")
         make = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-        traced = make(*tensors, *inputs)
-        return torch.export.export(_Program(traced, tensors), inputs, dynamic_shapes=shapes)
+        try:
+            traced = make(*tensors, *inputs)
+            return torch.export.export(_Program(traced, tensors), inputs, dynamic_shapes=shapes)
+        except Exception as error:  # of many kinds, most of them private to torch
+            raise ExportError(
+                f"{type(model).__name__} can't be traced: what its forward does must not depend "
+                f"on the values of tensors, only on shapes ({_first_line(error)})"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

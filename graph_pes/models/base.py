@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from .derivatives import (
     stress_from_virial,
     virial_from_stress,
 )
+from .trainable import Trainable
 
 if TYPE_CHECKING:
     from graph_pes.drivers.ase import GraphPESCalculator
@@ -39,17 +40,7 @@ if TYPE_CHECKING:
 DERIVED_FROM_ENERGY = ("energy", "forces", "stress", "virial")
 
 
-@runtime_checkable
-class _PreFitted(Protocol):
-    def pre_fit(self, graphs: AtomicGraph) -> None: ...
-
-
-@runtime_checkable
-class _ExemptFromDecay(Protocol):
-    def non_decayable_parameters(self) -> list[nn.Parameter]: ...
-
-
-class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
+class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
     """Maps graphs to properties.
 
     Parameters
@@ -69,9 +60,7 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
         negative.
     """
 
-    cutoff: Tensor
     three_body_cutoff: Tensor
-    _has_been_pre_fit: Tensor
 
     def __init__(
         self,
@@ -93,7 +82,6 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
         self.register_float64_buffer(
             "three_body_cutoff", torch.tensor(float(three_body_cutoff or 0), dtype=torch.float64)
         )
-        self.register_buffer("_has_been_pre_fit", torch.tensor(False))
         self.implemented_properties = list(implemented_properties)
 
     @abstractmethod
@@ -128,58 +116,6 @@ class GraphPropertyModel(Float64Tensors, ABC, metaclass=RecordsArguments):
                 module.check(graph.Z)
         graph = graph if is_batch(graph) else to_batch([graph._replace(properties={})])
         return trim_edges(graph, self.cutoff_value)
-
-    # --- pre-fitting ---
-
-    @torch.no_grad()
-    def pre_fit_all_components(self, graphs: Sequence[AtomicGraph]) -> None:
-        """Fit what can be fitted directly to data, before training.
-
-        Calls ``pre_fit(batch)`` once on this model and on each of its modules that has such a
-        method, and notes the elements. A model is pre-fitted once: later calls, also on a sum
-        that it is part of, only note the elements, so that a trained model stays as it was.
-
-        Raises
-        ------
-        ValueError
-            If there are no graphs.
-        """
-        if len(graphs) == 0:
-            raise ValueError("pre_fit_all_components: expected at least one graph, got none")
-        batch = to_batch([trim_edges(g, self.cutoff_value) for g in graphs])
-        done: set[nn.Module] = set()
-        for module, graph in _to_be_pre_fitted(self, batch):
-            if module not in done and isinstance(module, _PreFitted):
-                module.pre_fit(graph)
-            done.add(module)
-        self.register_elements(batch.Z.unique().tolist())
-        for module in self.modules():
-            if isinstance(module, GraphPropertyModel):
-                module._has_been_pre_fit.fill_(True)
-
-    def register_elements(self, Zs: Iterable[int]) -> None:
-        """Note that the model is fitted to these elements, given by atomic number."""
-        elements = set(Zs)
-        for module in self.modules():
-            if isinstance(module, PerElementParameter):
-                module.register_elements(elements)
-
-    def pre_fit(self, graphs: AtomicGraph) -> None:
-        """Fit this module to a batch of training data; nothing by default."""
-
-    def as_seen_by_components(self, graph: AtomicGraph) -> AtomicGraph:
-        """The graph, labels included, as the models inside of this one get it: unchanged."""
-        return graph
-
-    def non_decayable_parameters(self) -> list[nn.Parameter]:
-        """Parameters that weight decay would spoil, such as energies of atoms."""
-        parameters = {
-            id(parameter): parameter
-            for module in self.modules()
-            if module is not self and isinstance(module, _ExemptFromDecay)
-            for parameter in module.non_decayable_parameters()
-        }
-        return list(parameters.values())
 
     # --- what it knows of itself ---
 
@@ -250,20 +186,6 @@ def _every_module(module: nn.Module) -> Iterator[nn.Module]:
         module = stack.pop()
         yield module
         stack.extend(child for child in module._modules.values() if child is not None)
-
-
-def _to_be_pre_fitted(
-    module: nn.Module, graph: AtomicGraph
-) -> Iterator[tuple[nn.Module, AtomicGraph]]:
-    """A module and those inside of it, but no pre-fitted models, with the graphs they see."""
-    inside = graph
-    if isinstance(module, GraphPropertyModel):
-        if module._has_been_pre_fit:
-            return
-        inside = module.as_seen_by_components(graph)
-    yield module, graph
-    for child in module.children():
-        yield from _to_be_pre_fitted(child, inside)
 
 
 def in_precision_of(model: GraphPropertyModel, graph: AtomicGraph) -> AtomicGraph:
@@ -437,11 +359,14 @@ class GraphPESModel(GraphPropertyModel):
         device: torch.device | str | None = None,
         skin: float = 1.0,
         cache_threebody: bool = True,
+        compile: bool = False,
     ) -> GraphPESCalculator:
         """An ASE calculator of this model; see `GraphPESCalculator`."""
         from graph_pes.drivers.ase import GraphPESCalculator
 
-        return GraphPESCalculator(self, device, skin=skin, cache_threebody=cache_threebody)
+        return GraphPESCalculator(
+            self, device, skin=skin, cache_threebody=cache_threebody, compile=compile
+        )
 
 
 class GraphTensorModel(GraphPropertyModel):

@@ -1,0 +1,58 @@
+"""``graph-pes-export``: a model as a file that engines load."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from graph_pes.deploy import export_model
+from graph_pes.models import GraphPESModel, load_model
+from graph_pes.training.messages import logger
+
+from .settings import run_command
+
+
+def export(
+    model: Path,
+    out: Path,
+    dtype: str | None = None,
+    device: str = "cpu",
+    mode: Literal["compiled", "portable"] = "compiled",
+) -> None:
+    """Export the model in a file.
+
+    Raises
+    ------
+    ExportError
+        If the model can't be exported: see `graph_pes.deploy.export_model`.
+    """
+    loaded = load_model(model)
+    if not isinstance(loaded, GraphPESModel):
+        raise TypeError(f"{model} holds a {type(loaded).__name__}, which predicts no energies")
+    precision = None if dtype is None else getattr(torch, dtype)
+    metadata = export_model(loaded, out, dtype=precision, device=device, mode=mode)
+    logger.info("%s: %s, cutoff %g Å", out, metadata.dtype, metadata.cutoff)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run ``graph-pes-export``."""
+    parser = argparse.ArgumentParser(description="Export a model for engines such as LAMMPS.")
+    parser.add_argument("model", type=Path, help="model.pt")
+    parser.add_argument("out", type=Path, help="the file to write, model.pt2")
+    parser.add_argument("--dtype", choices=["float32", "float64"], help="default: the model's")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--mode",
+        choices=["compiled", "portable"],
+        default="compiled",
+        help="code for processors like this one's, or operations for any machine with torch",
+    )
+    arguments = parser.parse_args(argv)
+    run_command(lambda: export(**vars(arguments)))
+
+
+if __name__ == "__main__":
+    main()

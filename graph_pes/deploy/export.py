@@ -1,0 +1,175 @@
+"""Models as files of compiled code, checked against the model they were made from."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from graph_pes.files import atomic_write
+from graph_pes.models.base import GraphPESModel
+
+from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
+from .exported import METADATA_FILE, Metadata, read_exported
+from .trace import dtype_of, example_inputs, traced_program
+
+#: Atoms and columns of the inputs on which a file is compared with its model.
+CHECKED_SIZES = ((1, MIN_COLUMNS), (7, 5), (61, 23))
+
+#: Largest difference allowed, relative to the largest value.
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+def export_model(
+    model: GraphPESModel,
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    mode: Literal["compiled", "portable"] = "compiled",
+) -> Metadata:
+    """Write a model, with its derivatives, as a program that needs no Python.
+
+    The file is compared with the model on inputs of three sizes, among them a single atom and
+    atoms without neighbours, before it is put in place.
+
+    Parameters
+    ----------
+    model
+        The model; it is not changed.
+    path
+        Ending in ``.pt2``.
+    dtype
+        Precision of the network, float32 or float64; by default that of the model.
+    device
+        Where the program is to run.
+    mode
+        ``"compiled"`` for machine code, by AOTInductor, that runs on processors like this
+        one's; ``"portable"`` for operations that any machine runs with torch.
+
+    Raises
+    ------
+    ExportError
+        If the model can't be traced, or the file would not agree with it; nothing is written.
+    """
+    target = Path(path)
+    if target.suffix != ".pt2":
+        raise ExportError(f"expected a file name that ends in .pt2, got {target.name!r}")
+    if mode not in ("compiled", "portable"):
+        raise ExportError(f"mode: expected 'compiled' or 'portable', got {mode!r}")
+    if not isinstance(model, GraphPESModel):
+        raise ExportError(f"expected a GraphPESModel, got {type(model).__name__}")
+    model = copy.deepcopy(model).eval().to(device=device, dtype=dtype)
+    check_locality(model)
+    program = traced_program(model)
+    metadata = metadata_of(model, program)
+    with tempfile.TemporaryDirectory() as folder:
+        made = os.path.join(folder, "model.pt2")
+        if mode == "portable":
+            extra = {METADATA_FILE: json.dumps(metadata.as_strings())}
+            torch.export.save(program, made, extra_files=extra)
+        else:
+            compile_program(program, made, metadata)
+        check_agreement(model, made)
+        with atomic_write(target) as temporary:
+            shutil.copyfile(made, temporary)
+    return metadata
+
+
+def metadata_of(model: GraphPESModel, program: torch.export.ExportedProgram) -> Metadata:
+    """What there is to know of a model and its traced program."""
+    exchanged = [
+        node.meta["val"].shape[1]
+        for node in program.graph.nodes
+        if node.op == "call_function" and "ghost_exchange" in str(node.target)
+    ]
+    return Metadata(
+        cutoff=model.cutoff_value,
+        dtype=str(dtype_of(model)).removeprefix("torch."),
+        device=model.device.type,
+        elements=model.elements_seen,
+        fitted=bool(model._has_been_pre_fit),
+        outputs=list(EngineModel(model).outputs),
+        exchanges=len(exchanged),
+        exchange_width=max(exchanged, default=0),
+        graph_pes=importlib.metadata.version("graph-pes"),
+        torch=torch.__version__,
+    )
+
+
+def compile_program(program: torch.export.ExportedProgram, path: str, metadata: Metadata) -> None:
+    """Compile a program for this machine, into an archive with its metadata."""
+    options = {
+        "aot_inductor.metadata": metadata.as_strings(),
+        # Several threads would add neighbours up with atomic operations, which are slower than
+        # one thread: engines run several processes instead.
+        "cpp.threads": 1,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler, about its own code
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=path, inductor_configs=options
+        )
+
+
+def check_locality(model: GraphPESModel) -> None:
+    """Make sure that what is predicted for an atom does not depend on atoms far from it.
+
+    An engine that knows a part of the structure could not evaluate the model else.
+
+    Raises
+    ------
+    ExportError
+        Naming what differs when there is a second, separate group of atoms.
+    """
+    function = EngineModel(model)
+    one, two = (example_inputs(model, n, 6, seed=n, device=model.device) for n in (7, 11))
+    both = EngineInputs(*(torch.cat(pair) for pair in zip(one, two, strict=True)))
+    both.neighbours[len(one.Z) :] += len(one.Z)
+    parts, whole = (function(*one), function(*two)), function(*both)
+    for name, a, b, found in zip(function.outputs, *parts, whole, strict=True):
+        value = torch.cat([a, b])
+        if not _relative_error(found, value) <= TOLERANCES[dtype_of(model)]:
+            raise ExportError(
+                f"the {name} that {type(model).__name__} predicts depend on the whole structure, "
+                "of which an engine may only know a part"
+            )
+
+
+def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    scale = max(float(expected.abs().max()), 1e-3)
+    return float((found - expected).abs().max()) / scale
+
+
+def check_agreement(model: GraphPESModel, path: str) -> None:
+    """Compare a file with its model on inputs of several sizes.
+
+    Raises
+    ------
+    ExportError
+        With the size and the error, if they differ.
+    """
+    program, metadata = read_exported(path)
+    expected = EngineModel(model)
+    tolerance = TOLERANCES[dtype_of(model)]
+    for seed, (atoms, columns) in enumerate(CHECKED_SIZES):
+        inputs = example_inputs(model, atoms, columns, seed=seed, device=model.device)
+        if seed == 1:  # nobody has neighbours
+            inputs = inputs._replace(vectors=torch.full_like(inputs.vectors, metadata.cutoff + 1))
+        pairs = zip(metadata.outputs, program(*inputs), expected(*inputs), strict=True)
+        for name, found, value in pairs:
+            error = _relative_error(found, value)
+            if not error <= tolerance:
+                raise ExportError(
+                    f"the exported program does not agree with the model: for {atoms} atoms with "
+                    f"{columns} neighbours {name} differs by {error:.1e} of its largest value "
+                    f"(at most {tolerance:.0e} is allowed). Nothing was written."
+                )

@@ -1,0 +1,185 @@
+"""Exported models in Python: whatever a driver can do with a model it can do with its file."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graph_pes.atomic_graph import AtomicGraph, PropertyKey, is_batch, sum_per_structure
+from graph_pes.atomic_graph.ghosts import ghost_exchange
+from graph_pes.models.base import GraphPropertyModel, finished
+from graph_pes.models.derivatives import stress_from_virial, total_energy
+
+from .engine import ExportError, atomic_virials_from, engine_inputs, forces_from
+
+#: Number of the present form of exported files.
+FORMAT = 1
+
+#: Name of the metadata in the archive of a portable file.
+METADATA_FILE = "graph_pes.json"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an engine has to know of an exported model.
+
+    Attributes
+    ----------
+    cutoff
+        In Å.
+    dtype
+        Of the vectors and gradients.
+    device
+        That the program runs on: ``cpu`` or ``cuda``.
+    elements
+        Chemical symbols of the elements that the model knows; none if it did not say.
+    fitted
+        Whether it was fitted to just these.
+    outputs
+        Names of what a call returns: see `EngineModel`.
+    exchanges, exchange_width
+        How many times ghost atoms are exchanged, and the most numbers per atom in one of them.
+    energy_unit, length_unit
+        eV and Å.
+    graph_pes, torch
+        Versions that made the file.
+    format
+        Number of the form of the file.
+    """
+
+    cutoff: float
+    dtype: str
+    device: str
+    elements: list[str]
+    fitted: bool
+    outputs: list[str]
+    exchanges: int
+    exchange_width: int
+    graph_pes: str
+    torch: str
+    energy_unit: str = "eV"
+    length_unit: str = "Angstrom"
+    format: int = FORMAT
+
+    def as_strings(self) -> dict[str, str]:
+        """Each value as JSON, for containers that hold strings only."""
+        return {key: json.dumps(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_strings(cls, strings: dict[str, str]) -> Metadata:
+        """The opposite of `as_strings`."""
+        return cls(**{f.name: json.loads(strings[f.name]) for f in fields(cls)})
+
+
+class ExportedModel(GraphPropertyModel):
+    """A model in a file made by ``graph-pes-export``.
+
+    It predicts what the model predicted, at the speed of compiled code, but can't be trained or
+    changed: its predictions are always detached.
+
+    Parameters
+    ----------
+    path
+        A ``.pt2`` file, compiled for this kind of machine or portable.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ExportError
+        If it holds no exported model, or one of a newer format.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        program, metadata = read_exported(os.fspath(path))
+        super().__init__(metadata.cutoff, ["local_energies"])
+        self._program, self.metadata = program, metadata
+        self._has_been_pre_fit.fill_(metadata.fitted)
+
+    @property
+    def elements_seen(self) -> list[str]:
+        """Symbols of the elements that the model knows."""
+        return self.metadata.elements
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the geometry that the program takes."""
+        return getattr(torch, self.metadata.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the program runs."""
+        return torch.device(self.metadata.device)
+
+    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        """Local energies (N,) of a batch, detached."""
+        return {"local_energies": self._run(graph, ["local_energies"])["local_energies"]}
+
+    @torch.no_grad()
+    def predict(
+        self, graph: AtomicGraph, properties: Sequence[PropertyKey]
+    ) -> dict[PropertyKey, Tensor]:
+        """Predict properties of one structure or of a batch: see `GraphPESModel.predict`."""
+        batch = self._prepared(graph, properties)
+        predictions = self._run(batch, properties)
+        return finished(predictions, properties, was_batch=is_batch(graph), detach=True)
+
+    def _run(
+        self, batch: AtomicGraph, properties: Sequence[PropertyKey]
+    ) -> dict[PropertyKey, Tensor]:
+        inputs = engine_inputs(batch, self.dtype)
+        results = dict(zip(self.metadata.outputs, self._program(*inputs), strict=True))
+        results["energy"] = total_energy(results["local_energies"], batch)
+        if "gradients" in results:
+            gradients = results.pop("gradients")
+            if "forces" in properties:
+                results["forces"] = forces_from(inputs, gradients)
+            if {"stress", "virial"} & set(properties):
+                results["virial"] = sum_per_structure(atomic_virials_from(inputs, gradients), batch)
+        if "stress" in properties and "stress" not in results:
+            results["stress"] = stress_from_virial(results["virial"], batch)
+        return results
+
+
+def read_exported(path: str) -> tuple[Callable[..., tuple[Tensor, ...]], Metadata]:
+    """The program in a file, and what there is to know of it."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"there is no exported model {path}")
+    if not zipfile.is_zipfile(path):
+        raise ExportError(f"{path} is no exported model, or is damaged: expected a zip archive")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if archive.testzip() is not None:
+            raise ExportError(f"{path} is damaged: the checksum of {archive.testzip()} is wrong")
+    ghost_exchange()  # programs look the operator up
+    compiled = any("aotinductor" in name for name in names)
+    try:
+        program, strings = (_compiled if compiled else _portable)(path)
+    except (RuntimeError, KeyError) as error:
+        raise ExportError(f"{path} holds no model of graph-pes: {error}") from error
+    if "format" not in strings:
+        raise ExportError(f"{path} was not made by graph-pes-export")
+    if int(strings["format"]) > FORMAT:
+        raise ExportError(
+            f"{path} has format {strings['format']}, but this version of graph-pes reads formats "
+            f"up to {FORMAT}: upgrade graph-pes"
+        )
+    return program, Metadata.from_strings(strings)
+
+
+def _compiled(path: str) -> tuple[Callable[..., Any], dict[str, str]]:
+    package = torch._inductor.aoti_load_package(path)
+    return package, package.loader.get_metadata()
+
+
+def _portable(path: str) -> tuple[Callable[..., Any], dict[str, str]]:
+    extra = {METADATA_FILE: ""}
+    program = torch.export.load(path, extra_files=extra)
+    return program.module(), json.loads(extra[METADATA_FILE] or "{}")

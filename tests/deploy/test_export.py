@@ -1,0 +1,197 @@
+"""Exported models predict what the models did."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from hypothesis import given, settings
+
+from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.deploy import ExportedModel, ExportError, export_model
+from graph_pes.deploy.engine import EngineModel, atomic_virials_from, engine_inputs, forces_from
+from graph_pes.deploy.export import check_locality
+from graph_pes.drivers.ase import GraphPESCalculator
+from graph_pes.models import (
+    AdditionModel,
+    FixedOffset,
+    GraphPESModel,
+    LennardJones,
+    PaiNN,
+    SmoothedPairPotential,
+)
+from tests.conformance.models import MODELS, Row
+from tests.strategies import structure_lists
+
+KEYS = ["energy", "forces", "stress", "virial", "local_energies"]
+
+
+def crystals(elements: tuple[str, ...]) -> AtomicGraph:
+    """Three rattled crystals of different sizes."""
+    first, last = elements[0], elements[-1]
+    structures = [
+        bulk(first, "diamond", a=3.9, cubic=True),
+        bulk(first, "fcc", a=3.1) if first == last else bulk(first + last, "rocksalt", a=4.2),
+        bulk(last, "bcc", a=2.6) * (2, 1, 1),
+    ]
+    for n, atoms in enumerate(structures):
+        atoms.rattle(0.1, seed=n)
+    return to_batch([AtomicGraph.from_ase(s, 6.0, dtype=torch.float64) for s in structures])
+
+
+def agree(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], rtol: float) -> None:
+    for key, value in expected.items():
+        scale = float(value.abs().max())
+        torch.testing.assert_close(
+            found[key].double(), value.double(), rtol=0, atol=rtol * scale, msg=key
+        )
+
+
+#: Direct forces without a mean or torque, and direct stress, belong to whole structures.
+WHOLE_STRUCTURES = {"Orb", "Orb-direct-stress"}
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in MODELS if row.name not in WHOLE_STRUCTURES], ids=lambda row: row.name
+)
+def test_what_engines_call_gives_energies_forces_and_virial(row: Row) -> None:
+    model = row.factory().double().eval()
+    check_locality(model)
+    batch = crystals(tuple(row.elements))
+    expected = model.predict(batch, KEYS)
+    inputs = engine_inputs(batch, torch.float64)
+    results = dict(zip(EngineModel(model).outputs, EngineModel(model)(*inputs), strict=True))
+    if "gradients" in results:
+        results["forces"] = forces_from(inputs, results["gradients"])
+        W = atomic_virials_from(inputs, results["gradients"])
+        results["virial"] = torch.stack([W[batch.batch == n].sum(0) for n in range(3)])
+    keys = {"local_energies", "forces", "virial"} & results.keys()
+    assert {"local_energies", "forces"} <= keys
+    agree(results, {key: expected[key] for key in keys}, 1e-9)
+
+
+@pytest.mark.parametrize("name", WHOLE_STRUCTURES)
+def test_properties_of_whole_structures_are_not_for_engines(name: str, tmp_path: Path) -> None:
+    (row,) = (row for row in MODELS if row.name == name)
+    with pytest.raises(ExportError, match="whole structure"):
+        export_model(row.factory().double(), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+# --- files --------------------------------------------------------------------------------
+
+
+def network(channels: int = 4, seed: int = 0) -> GraphPESModel:
+    torch.manual_seed(seed)
+    return AdditionModel(
+        network=PaiNN(channels=channels, layers=2, radial_features=4, cutoff=3.0),
+        core=SmoothedPairPotential(LennardJones(cutoff=2.5, epsilon=0.01)),
+        offset=FixedOffset(H=-13.6, C=-1030.5),
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> GraphPESModel:
+    return network().double()
+
+
+@pytest.fixture(scope="module")
+def path(model: GraphPESModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("portable") / "model.pt2"
+    export_model(model, path, mode="portable")
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(path: Path) -> ExportedModel:
+    return ExportedModel(path)
+
+
+@settings(deadline=None, max_examples=15)
+@given(structure_lists(elements=("H", "C")))
+def test_portable_files_predict_what_the_model_does(
+    model: GraphPESModel, exported: ExportedModel, batch: list[ase.Atoms]
+) -> None:
+    graph = to_batch([AtomicGraph.from_ase(s, 3.0, dtype=torch.float64) for s in batch])
+    keys = ["energy", "forces", "virial", "local_energies"]
+    agree(exported.predict(graph, keys), model.eval().predict(graph, keys), 1e-9)
+
+
+def test_files_name_what_engines_must_know(model: GraphPESModel, exported: ExportedModel) -> None:
+    assert exported.cutoff_value == model.cutoff_value == 3.0
+    assert exported.elements_seen == ["H", "C"]
+    assert exported.dtype == torch.float64
+    assert exported.metadata.outputs == ["local_energies", "gradients"]
+    assert exported.metadata.energy_unit == "eV"
+    # per atom in PaiNN: three scalars and a vector of 4 channels, at once or one by one
+    assert exported.metadata.exchange_width >= 4
+
+
+def test_the_calculator_takes_files(model: GraphPESModel, path: Path) -> None:
+    atoms = molecule("C2H6", cell=[8, 8, 8], pbc=True)
+    atoms.rattle(0.05, seed=0)
+    results = []
+    for calculator in (GraphPESCalculator(path), GraphPESCalculator(model)):
+        atoms.calc = calculator
+        results.append((atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()))
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+class Lookup(GraphPESModel):
+    """Takes different ways for different structures, as programs can't."""
+
+    def __init__(self) -> None:
+        super().__init__(3.0, ["local_energies"])
+        self.weight = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, graph: AtomicGraph) -> dict[str, torch.Tensor]:
+        r = torch.linalg.norm(graph.other["_edge_vectors"], dim=-1)
+        if r.min() < 1.0:
+            r = 2 * r
+        energies = torch.zeros_like(graph.R[:, 0])
+        return {"local_energies": energies.index_add(0, graph.neighbour_list[0], r * self.weight)}
+
+
+def test_models_that_can_not_be_traced_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="Lookup can't be traced: .* values"):
+        export_model(Lookup(), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "model.pt"}, "ends in .pt2"),
+        ({"path": "model.pt2", "mode": "fast"}, "mode: expected 'compiled' or 'portable'"),
+        ({"path": "model.pt2", "model": torch.nn.Linear(1, 1)}, "expected a GraphPESModel"),
+    ],
+)
+def test_wrong_arguments(arguments: dict, message: str, tmp_path: Path) -> None:
+    arguments = {"model": LennardJones(), **arguments, "path": tmp_path / arguments["path"]}
+    with pytest.raises(ExportError, match=message):
+        export_model(**arguments)
+
+
+def test_files_that_hold_no_model(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no exported model"):
+        ExportedModel(tmp_path / "model.pt2")
+    (tmp_path / "text.pt2").write_text("no archive")
+    with pytest.raises(ExportError, match="expected a zip archive"):
+        ExportedModel(tmp_path / "text.pt2")
+    with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+        archive.writestr("other/data", "1")
+    with pytest.raises(ExportError, match="holds no model of graph-pes|was not made by"):
+        ExportedModel(tmp_path / "other.pt2")
+
+
+def test_truncated_files(path: Path, tmp_path: Path) -> None:
+    content = path.read_bytes()
+    (tmp_path / "half.pt2").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ExportError, match="damaged"):
+        ExportedModel(tmp_path / "half.pt2")
