@@ -129,6 +129,52 @@ def torchmd_net(
     return model, predict
 
 
+def orb_models(
+    name: str, structures: Sequence[ase.Atoms], stress: bool
+) -> tuple[torch.nn.Module, Predict]:
+    """Orb of orb-models; conservative models always compute stress, direct ones do not here."""
+    from orb_models.forcefield.angular import SphericalHarmonics
+    from orb_models.forcefield.atomic_system import SystemConfig, ase_atoms_to_atom_graphs
+    from orb_models.forcefield.base import batch_graphs
+    from orb_models.forcefield.conservative_regressor import ConservativeForcefieldRegressor
+    from orb_models.forcefield.direct_regressor import DirectForcefieldRegressor
+    from orb_models.forcefield.forcefield_heads import EnergyHead, ForceHead
+    from orb_models.forcefield.gns import MoleculeGNS
+    from orb_models.forcefield.rbf import BesselBasis
+
+    network = MoleculeGNS(
+        latent_dim=128,
+        num_message_passing_steps=3,
+        num_mlp_layers=2,
+        mlp_hidden_dim=512,
+        rbf_transform=BesselBasis(r_max=6.0, num_bases=8),
+        angular_transform=SphericalHarmonics(3, normalize=True, normalization="component"),
+        outer_product_with_cutoff=True,
+        use_embedding=True,
+        interaction_params={"distance_cutoff": True, "attention_gate": "sigmoid"},
+        activation="silu",
+    )
+    head = {"latent_dim": 128, "num_mlp_layers": 2, "mlp_hidden_dim": 512, "activation": "ssp"}
+    heads: dict[str, torch.nn.Module] = {"energy": EnergyHead(**head)}
+    if "direct" in name:
+        heads["forces"], prefix = ForceHead(**head), ""
+        model = DirectForcefieldRegressor(heads=heads, model=network)
+    else:
+        model = ConservativeForcefieldRegressor(
+            heads=heads, model=network, ensure_grad_loss_weights=False
+        )
+        prefix = "grad_"
+    system = SystemConfig(radius=CUTOFF, max_num_neighbors=120)
+    batch = batch_graphs([ase_atoms_to_atom_graphs(atoms, system) for atoms in structures])
+
+    def predict() -> dict[str, torch.Tensor]:
+        with torch.set_grad_enabled(model.training or prefix != ""):
+            found = model.predict(batch.clone())
+        return {"energy": found["energy"], "forces": found[f"{prefix}forces"]}
+
+    return model, predict
+
+
 Builder = Callable[[str, Sequence[ase.Atoms], bool], tuple[torch.nn.Module, Predict]]
 BUILDERS: dict[str, Builder] = {
     "PaiNN 128x3": schnetpack,
@@ -136,6 +182,8 @@ BUILDERS: dict[str, Builder] = {
     "TensorNet 128x2": torchmd_net,
     "NequIP 64 l=1 x3": nequip,
     "NequIP 64 l=2 x3": nequip,
+    "Orb 128x3": orb_models,
+    "Orb direct 128x3": orb_models,
 }
 
 
