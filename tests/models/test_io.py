@@ -83,6 +83,7 @@ OTHERS: dict[str, Callable[[], GraphPropertyModel]] = {
     "TensorAdditionModel": lambda: TensorAdditionModel(a=LearnableTensorOffset(2)),
 }
 FACTORIES = {row.name: row.factory for row in MODELS} | OTHERS
+ELEMENTS = {row.name: row.elements for row in MODELS}
 
 
 def test_every_model_is_here() -> None:
@@ -119,7 +120,9 @@ def test_round_trip(
         assert getattr(loaded, attribute) == getattr(model, attribute)
     assert repr(loaded) == repr(model)
     R = np.random.default_rng(0).uniform(0, 4, (5, 3))
-    atoms = ase.Atoms("Si3H2", R, cell=[4.5, 4.6, 4.7], pbc=True)
+    elements = ELEMENTS.get(name, ("H", "Si"))
+    first, last = elements[0], elements[-1]
+    atoms = ase.Atoms(f"{last}3{first}2", R, cell=[4.5, 4.6, 4.7], pbc=True)
     graph, properties = graph_of(atoms, model.cutoff_value), list(model.implemented_properties)
     if isinstance(model, GraphPESModel):
         properties += ["energy", "forces", "virial"]
@@ -316,6 +319,7 @@ def test_numbers_of_numpy(path: Path) -> None:
         "channels": int,
         "expansion_features": int,
         "layers": int,
+        "trainable_basis": bool,
     }
 
 
