@@ -27,7 +27,6 @@ ORIGINALS = {
     "PaiNN 128x3": "schnetpack",
     "SchNet 128x3": "schnetpack",
     "TensorNet 128x2": "torchmd-net",
-    "TensorNet 128x2": "torchmd-net",
     "NequIP 64 l=1 x3": "nequip",
     "NequIP 64 l=2 x3": "nequip",
     "Orb 128x3": "orb-models",

@@ -52,6 +52,42 @@ def schnetpack(
     return model, lambda: model(dict(inputs))
 
 
+def nequip(
+    name: str, structures: Sequence[ase.Atoms], stress: bool
+) -> tuple[torch.nn.Module, Predict]:
+    """NequIP of nequip, which always computes stress where there is a cell."""
+    from nequip.data import AtomicDataDict, from_ase
+    from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
+    from nequip.model import NequIPGNNModel
+    from nequip.utils.global_state import set_global_state
+
+    set_global_state(allow_tf32=False)
+    elements = ["H", "C", "Si"]
+    model = NequIPGNNModel(
+        seed=0,
+        model_dtype="float32",
+        r_max=CUTOFF,
+        type_names=elements,
+        num_layers=3,
+        l_max=int("l=2" in name) + 1,
+        parity=False,
+        num_features=64,
+        radial_mlp_depth=2,
+        radial_mlp_width=8,
+        avg_num_neighbors=28.0,
+    )
+    species = ChemicalSpeciesToAtomTypeMapper(elements)
+    neighbours = NeighborListTransform(CUTOFF)
+    data = [species(neighbours(from_ase(atoms))) for atoms in structures]
+    inputs = AtomicDataDict.batched_from_list(data)
+
+    def predict() -> dict[str, torch.Tensor]:
+        found = model(dict(inputs))
+        return {"energy": found["total_energy"], "forces": found["forces"]}
+
+    return model, predict
+
+
 def torchmd_net(
     name: str, structures: Sequence[ase.Atoms], stress: bool
 ) -> tuple[torch.nn.Module, Predict]:
@@ -93,11 +129,61 @@ def torchmd_net(
     return model, predict
 
 
+def orb_models(
+    name: str, structures: Sequence[ase.Atoms], stress: bool
+) -> tuple[torch.nn.Module, Predict]:
+    """Orb of orb-models; conservative models always compute stress, direct ones do not here."""
+    from orb_models.forcefield.angular import SphericalHarmonics
+    from orb_models.forcefield.atomic_system import SystemConfig, ase_atoms_to_atom_graphs
+    from orb_models.forcefield.base import batch_graphs
+    from orb_models.forcefield.conservative_regressor import ConservativeForcefieldRegressor
+    from orb_models.forcefield.direct_regressor import DirectForcefieldRegressor
+    from orb_models.forcefield.forcefield_heads import EnergyHead, ForceHead
+    from orb_models.forcefield.gns import MoleculeGNS
+    from orb_models.forcefield.rbf import BesselBasis
+
+    network = MoleculeGNS(
+        latent_dim=128,
+        num_message_passing_steps=3,
+        num_mlp_layers=2,
+        mlp_hidden_dim=512,
+        rbf_transform=BesselBasis(r_max=6.0, num_bases=8),
+        angular_transform=SphericalHarmonics(3, normalize=True, normalization="component"),
+        outer_product_with_cutoff=True,
+        use_embedding=True,
+        interaction_params={"distance_cutoff": True, "attention_gate": "sigmoid"},
+        activation="silu",
+    )
+    head = {"latent_dim": 128, "num_mlp_layers": 2, "mlp_hidden_dim": 512, "activation": "ssp"}
+    heads: dict[str, torch.nn.Module] = {"energy": EnergyHead(**head)}
+    if "direct" in name:
+        heads["forces"], prefix = ForceHead(**head), ""
+        model = DirectForcefieldRegressor(heads=heads, model=network)
+    else:
+        model = ConservativeForcefieldRegressor(
+            heads=heads, model=network, ensure_grad_loss_weights=False
+        )
+        prefix = "grad_"
+    system = SystemConfig(radius=CUTOFF, max_num_neighbors=120)
+    batch = batch_graphs([ase_atoms_to_atom_graphs(atoms, system) for atoms in structures])
+
+    def predict() -> dict[str, torch.Tensor]:
+        with torch.set_grad_enabled(model.training or prefix != ""):
+            found = model.predict(batch.clone())
+        return {"energy": found["energy"], "forces": found[f"{prefix}forces"]}
+
+    return model, predict
+
+
 Builder = Callable[[str, Sequence[ase.Atoms], bool], tuple[torch.nn.Module, Predict]]
 BUILDERS: dict[str, Builder] = {
     "PaiNN 128x3": schnetpack,
     "SchNet 128x3": schnetpack,
     "TensorNet 128x2": torchmd_net,
+    "NequIP 64 l=1 x3": nequip,
+    "NequIP 64 l=2 x3": nequip,
+    "Orb 128x3": orb_models,
+    "Orb direct 128x3": orb_models,
 }
 
 

@@ -16,20 +16,41 @@ import torch
 from structures import CUTOFF, benzene_dimers, silicon
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
-from graph_pes.models import PaiNN, SchNet, TensorNet
+from graph_pes.models import NequIP, Orb, PaiNN, SchNet, TensorNet
+
+
+def nequip(cutoff: float, l_max: int) -> NequIP:
+    """64 channels of natural parity."""
+    irreps = ("64x0e", "64x1o", "64x2e")[: l_max + 1]
+    features = {
+        "node_irreps": " + ".join(irreps),
+        "edge_irreps": " + ".join(ir.removeprefix("64x") for ir in irreps),
+    }
+    return NequIP(["H", "C", "Si"], cutoff=cutoff, layers=3, features=features)
+
+
+def orb(cutoff: float, conservative: bool) -> Orb:
+    """Half as wide as the published ones."""
+    return Orb(cutoff, conservative, channels=128, layers=3, mlp_hidden_dim=512)
+
 
 MODELS = {
     "PaiNN 128x3": lambda cutoff: PaiNN(channels=128, radial_features=20, layers=3, cutoff=cutoff),
     "SchNet 128x3": lambda cutoff: SchNet(channels=128, layers=3, cutoff=cutoff),
     "TensorNet 128x2": lambda cutoff: TensorNet(channels=128, layers=2, cutoff=cutoff),
+    "NequIP 64 l=1 x3": lambda cutoff: nequip(cutoff, l_max=1),
+    "NequIP 64 l=2 x3": lambda cutoff: nequip(cutoff, l_max=2),
+    "Orb 128x3": lambda cutoff: orb(cutoff, conservative=True),
+    "Orb direct 128x3": lambda cutoff: orb(cutoff, conservative=False),
 }
 
 
 def evaluation(model: torch.nn.Module, n_atoms: int) -> Callable[[], object]:
-    """Energy, forces and stress of a crystal."""
+    """Energy and forces, and unless these are direct ones stress, of a crystal."""
     graph = AtomicGraph.from_ase(silicon(n_atoms), CUTOFF)
     model.eval()
-    return lambda: model.predict(graph, ["energy", "forces", "stress"])
+    stress = [] if "forces" in model.implemented_properties else ["stress"]
+    return lambda: model.predict(graph, ["energy", "forces", *stress])
 
 
 def training_step(model: torch.nn.Module, structures: list[ase.Atoms]) -> Callable[[], object]:
