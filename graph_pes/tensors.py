@@ -116,3 +116,17 @@ def left_aligned_mul(x: Tensor, y: Tensor) -> Tensor:
 def left_aligned_div(x: Tensor, y: Tensor) -> Tensor:
     """Divide with broadcasting from the left: x (N, a, b, ...) over y (N,) or (N, a, ...)."""
     return x / y.reshape(y.shape + (1,) * (x.dim() - y.dim()))
+
+
+def gradient_is_wanted(tensor: Tensor) -> bool:
+    """Whether the backward pass that is running needs the gradient with respect to a tensor.
+
+    Forces need none with respect to weights, which ``ctx.needs_input_grad`` does not tell.
+    """
+    if not tensor.requires_grad or torch.compiler.is_compiling():
+        return tensor.requires_grad
+    try:
+        node = torch.autograd.graph.get_gradient_edge(tensor).node
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf whose gradient was asked for
+        return True

@@ -203,7 +203,10 @@ class MACELayer(nn.Module):
         summed = self.interaction(x, edges, graph)
         if self.mixing is not None:
             summed = self.mixing(summed, attributes)
-        parts = self.linear(self.contraction(summed, attributes)), self.residual(x, attributes)
+        parts = (
+            self.linear(self.contraction(summed, attributes, graph.Z)),
+            self.residual(x, attributes),
+        )
         return [
             sum(
                 part[index] for part, index in zip(parts, indices, strict=True) if index is not None

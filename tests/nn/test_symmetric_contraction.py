@@ -4,7 +4,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from graph_pes.nn import symmetric_contraction
+from graph_pes.nn import folded_polynomials, polynomials, symmetric_contraction
 from graph_pes.nn.couplings import dense, symmetric_couplings
 from graph_pes.nn.irreps import Blocks, from_e3nn_rows, to_e3nn_rows
 from graph_pes.nn.symmetric_contraction import SymmetricContraction
@@ -68,7 +68,7 @@ def test_definition(irreps_in: str, irreps_out: str, correlation: int) -> None:
     module = contraction(irreps_in, irreps_out, correlation)
     x, attributes = features(module)
     expected = reference(module, x, attributes)
-    for found, block in zip(module(x, attributes), expected, strict=True):
+    for found, block in zip(module(x, attributes, torch.arange(N)), expected, strict=True):
         torch.testing.assert_close(found, block, rtol=1e-10, atol=1e-10)
 
 
@@ -80,8 +80,10 @@ def test_equivariance(irreps_in: str, irreps_out: str, correlation: int, default
     x, attributes = features(module)
     R = -o3.rand_matrix(dtype=torch.float64)
     rotated = to_e3nn_rows(x) @ module.irreps_in.D_from_matrix(R).T
-    found = module(from_e3nn_rows(rotated, module.irreps_in), attributes)
-    expected = to_e3nn_rows(module(x, attributes)) @ module.irreps_out.D_from_matrix(R).T
+    found = module(from_e3nn_rows(rotated, module.irreps_in), attributes, torch.arange(N))
+    expected = (
+        to_e3nn_rows(module(x, attributes, torch.arange(N))) @ module.irreps_out.D_from_matrix(R).T
+    )
     torch.testing.assert_close(to_e3nn_rows(found), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -93,7 +95,7 @@ def test_derivatives(correlation: int) -> None:
     inputs = [t[:2].clone().requires_grad_() for t in (attributes, *x)]
 
     def function(attributes: torch.Tensor, *x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(module(x, attributes))
+        return tuple(module(x, attributes, torch.arange(2)))
 
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
@@ -106,12 +108,12 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = list(module.parameters())
 
     def everything() -> list[torch.Tensor]:
-        result = module(x, attributes)
+        result = module(x, attributes, torch.arange(N))
         total = sum((block**2).sum() for block in result)
         return [*result, *torch.autograd.grad(total, [*x, *parameters])]
 
     at_once = everything()
-    monkeypatch.setattr(symmetric_contraction, "CHUNK", 2 * C)  # two atoms
+    monkeypatch.setattr(polynomials, "CHUNK", 2 * C)  # two atoms
     for found, expected in zip(everything(), at_once, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
@@ -119,7 +121,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_atoms() -> None:
     module = contraction("0e + 1o", "0e", 3)
     x = [torch.zeros(0, ir.dim, C, dtype=torch.float64) for _, ir in module.irreps_in]
-    (result,) = module(x, torch.zeros(0, ATTRIBUTES, dtype=torch.float64))
+    (result,) = module(x, torch.zeros(0, ATTRIBUTES, dtype=torch.float64), torch.arange(0))
     assert result.shape == (0, 1, C)
 
 
@@ -133,3 +135,32 @@ def test_errors() -> None:
         SymmetricContraction("2x0e + 3x1o", "2x0e", 2, 1)
     with pytest.raises(ValueError, match="correlation of 1, 2, 3 or 4, got 5"):
         SymmetricContraction("2x0e", "2x0e", 5, 1)
+
+
+@pytest.mark.parametrize(("irreps_in", "irreps_out", "correlation"), CASES)
+def test_folded_coefficients(
+    irreps_in: str, irreps_out: str, correlation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In evaluation mode, atoms of the same kind are treated together: with equal results."""
+    monkeypatch.setattr(symmetric_contraction, "FOLD_FROM", 1)
+    monkeypatch.setattr(folded_polynomials, "CHUNK", 40)  # a few channels
+    module = contraction(irreps_in, irreps_out, correlation)
+    x, table = features(module)
+    x = [(0.5 * block).requires_grad_() for block in x]
+    kinds = torch.tensor([14, 1, 14, 6, 1, 14, 1])
+    attributes = table[torch.tensor([0, 1, 0, 2, 1, 0, 1])]
+    inputs = [*x, *module.parameters()]
+
+    def everything() -> list[torch.Tensor]:
+        result = module(x, attributes, kinds)
+        total = sum((block**3).sum() for block in result)
+        forces = torch.autograd.grad(total, x, retain_graph=True)
+        gradients = torch.autograd.grad(total, inputs, create_graph=True)
+        second = torch.autograd.grad(sum((g**2).sum() for g in gradients), inputs)
+        return [*result, *forces, *gradients, *second]
+
+    expected = everything()
+    for found, value in zip(module.eval() and everything(), expected, strict=True):
+        torch.testing.assert_close(
+            found, value, rtol=1e-9, atol=1e-9 * (1 + value.detach().abs().max().item())
+        )
