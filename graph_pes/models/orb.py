@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from graph_pes.atomic_graph import (
     AtomicGraph,
     PropertyKey,
     edge_wise_softmax,
-    index_over_neighbours,
     keep_at_most_k_neighbours,
     neighbour_vectors,
     remove_mean_and_net_torque,
@@ -29,6 +28,7 @@ from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.radial import Bessel
 from graph_pes.nn.scaling import LocalEnergiesScaler
 from graph_pes.nn.spherical_harmonics import SphericalHarmonics
+from graph_pes.nn.trilinear import pieces
 from graph_pes.tensors import safe_norm, voigt_6_to_full_3x3
 
 from .base import GraphPESModel
@@ -116,6 +116,28 @@ class ReadOut:
         return MLP([n_in, *[self.hidden_dim] * self.layers, n_out], self.activation, bias=bias)
 
 
+def in_pieces(
+    function: Callable[[slice], Tensor], rows: int, width: int, device: torch.device
+) -> Tensor:
+    """Rows of a result, computed by pieces that fit into the cache if no gradient is recorded.
+
+    Parameters
+    ----------
+    function
+        From a slice to those rows of the result.
+    rows
+        How many there are.
+    width
+        Numbers per row of the largest intermediate result.
+    device
+        Where they are.
+    """
+    if torch.is_grad_enabled():
+        return function(slice(None))
+    parts = [function(part) for part in pieces(rows, width, device)]
+    return torch.cat(parts or [function(slice(None))])
+
+
 class EdgeEncoder(nn.Module):
     r"""Features of edges to begin with, from their length and direction.
 
@@ -157,11 +179,15 @@ class EdgeEncoder(nn.Module):
     def forward(self, vectors: Tensor, r: Tensor, envelope: Tensor) -> Tensor:
         """From vectors (E, 3), lengths (E, 1) and an envelope (E, 1) to features (E, C)."""
         radial, angular = self.radial(r) * envelope, self.angular(vectors)
-        if self.outer_product:
-            x = (radial.unsqueeze(2) * angular.unsqueeze(1)).flatten(1)
-        else:
-            x = torch.cat([radial, angular * envelope], dim=1)
-        return self.norm(self.mlp(x))
+
+        def of(part: slice) -> Tensor:
+            if self.outer_product:
+                x = (radial[part].unsqueeze(2) * angular[part].unsqueeze(1)).flatten(1)
+            else:
+                x = torch.cat([radial[part], (angular * envelope)[part]], dim=1)
+            return self.norm(self.mlp(x))
+
+        return in_pieces(of, r.shape[0], self.mlp.first.out_features, r.device)
 
 
 class Attention(nn.Module):
@@ -253,12 +279,17 @@ class Interaction(nn.Module):
     def messages(self, nodes: Tensor, edges: Tensor, graph: AtomicGraph) -> Tensor:
         """From atoms (N, C) and edges (E, C) to messages (E, C)."""
         # The first layer is linear: what the atoms add to it is computed once per atom.
-        first = self.edge_mlp.first
+        first, (i, j) = self.edge_mlp.first, graph.neighbour_list
         W_ij, W_i, W_j = first.weight.split(nodes.shape[1], dim=1)
-        of_i = torch.addmm(first.bias, nodes, W_i.T).index_select(0, graph.neighbour_list[0])
-        of_j = index_over_neighbours(nodes @ W_j.T, graph)
-        hidden = torch.addmm(of_i + of_j, edges, W_ij.T)
-        return self.edge_norm(self.edge_mlp.after_first(hidden))
+        of_i, of_j = torch.addmm(first.bias, nodes, W_i.T), nodes @ W_j.T  # (N, hidden)
+
+        def of(part: slice) -> Tensor:
+            hidden = of_i.index_select(0, i[part])
+            # In place: no gradient needs what is overwritten.
+            hidden.add_(of_j.index_select(0, j[part])).addmm_(edges[part], W_ij.T)
+            return self.edge_norm(self.edge_mlp.after_first(hidden))
+
+        return in_pieces(of, edges.shape[0], of_i.shape[1], edges.device)
 
 
 class Orb(GraphPESModel):
