@@ -33,8 +33,8 @@ from .irreps import Blocks, clebsch_gordan, o3, parse_irreps
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
 
-#: Numbers per chunk of atoms: the weights of their edges stay in the cache.
-CHUNK = 1 << 18
+#: Weights of the edges of a chunk of atoms: few enough for those of a path to stay in the cache.
+CHUNK = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,11 @@ class Paths:
     targets: tuple[tuple[int, int], ...]
     width: int
 
+    @property
+    def widths(self) -> list[int]:
+        """Number of weights of each path."""
+        return [path.channels for path in self.paths]
+
     def matrices(self, Y: Tensor, coefficients: Sequence[Tensor], n: int) -> list[Tensor | None]:
         """K of each coupling, (n, D (2 l1 + 1), 2 l3 + 1), from harmonics (n D, ...).
 
@@ -167,6 +172,8 @@ class NeighbourTensorProduct(Float64Tensors):
         order of the paths: by irrep of the result, then of the features, then of the harmonics.
     """
 
+    couplings: Tensor
+
     def __init__(self, irreps_in: str | Irreps, harmonics: str | Irreps, irreps_out: str | Irreps):
         super().__init__()
         self.irreps_in = checked_unique(parse_irreps(irreps_in))
@@ -174,10 +181,12 @@ class NeighbourTensorProduct(Float64Tensors):
         wanted = parse_irreps(irreps_out)
         self.paths, self.irreps_out = find_paths(self.irreps_in, self.harmonics, wanted)
         self.n_weights = self.paths.width
-        for n, c in enumerate(self.paths.couplings):
-            C = clebsch_gordan(c.l1, c.l2, c.l3) * math.sqrt(2 * c.l3 + 1)
-            matrix = C.permute(1, 0, 2).flatten(1)  # (m2, m1 m3)
-            self.register_float64_buffer(f"coupling_{n}", matrix, persistent=False)
+        tensors = [
+            clebsch_gordan(c.l1, c.l2, c.l3).permute(1, 0, 2).flatten() * math.sqrt(2 * c.l3 + 1)
+            for c in self.paths.couplings
+        ]
+        self.sizes = [len(tensor) for tensor in tensors]
+        self.register_float64_buffer("couplings", torch.cat(tensors), persistent=False)
 
     def forward(
         self, x: Sequence[Tensor], Y: Tensor, phi: Tensor, V: Tensor, neighbours: Tensor
@@ -197,8 +206,14 @@ class NeighbourTensorProduct(Float64Tensors):
         neighbours
             The neighbours of each atom, shape (N, D).
         """
-        n = len(self.paths.couplings)
-        coefficients = [getattr(self, f"coupling_{c}").to(Y.dtype) for c in range(n)]
+        coefficients = [
+            matrix.view(2 * c.l2 + 1, -1)  # (m2, m1 m3)
+            for c, matrix in zip(
+                self.paths.couplings,
+                self.couplings.to(Y.dtype).split(self.sizes),
+                strict=True,
+            )
+        ]
         return list(_Messages.apply(self.paths, coefficients, neighbours, Y, phi, V, *x))
 
     def extra_repr(self) -> str:  # noqa: D102
@@ -238,11 +253,10 @@ class _Messages(torch.autograd.Function):
         for atoms in _chunks(paths, neighbours):
             j, n = neighbours[atoms].reshape(-1), atoms.stop - atoms.start
             edges = slice(atoms.start * D, atoms.stop * D)
-            w = (phi[edges] @ V).unsqueeze(1)  # (n D, 1, weights)
             h = [block.index_select(0, j) for block in x]  # (n D, 2 l1 + 1, C)
             K = paths.matrices(Y[edges], coefficients, n)
-            for p in paths.paths:
-                X = h[p.source] * w[:, :, p.weights]
+            for p, V_p in zip(paths.paths, V.split(paths.widths, dim=1), strict=True):
+                X = h[p.source] * (phi[edges] @ V_p).unsqueeze(1)
                 result[p.target][atoms, :, p.into] = _summed(X, K[p.coupling], n)
         return result
 
@@ -308,25 +322,32 @@ def _backward(
     paths: Paths = ctx.paths
     n = gradients[0].shape[0]
     D = j.shape[0] // n
-    w = (phi @ V).unsqueeze(1)
     h = [block.index_select(0, j) for block in x]
     K = paths.matrices(Y, ctx.coefficients, n)
     gK: list[Tensor | None] = [None] * len(K)
     gh: list[Tensor | None] = [None] * len(h)
-    gw: list[Tensor] = []
-    for p in paths.paths:
-        h_p, w_p, g = h[p.source], w[:, :, p.weights], gradients[p.target][:, :, p.into]
+    gphi: Tensor | None = None
+    gV: list[Tensor] = []
+    for p, V_p in zip(paths.paths, V.split(paths.widths, dim=1), strict=True):
+        h_p, w_p, g = h[p.source], phi @ V_p, gradients[p.target][:, :, p.into]
         K_p = K[p.coupling]
         if K_p is None:
             gX = g.unsqueeze(1).expand(n, D, *g.shape[1:]).reshape(h_p.shape)
         else:
             gX = torch.bmm(K_p, g).view_as(h_p)
-            products = torch.bmm((h_p * w_p).view(n, -1, p.channels), g.transpose(1, 2))
+            products = torch.bmm(
+                (h_p * w_p.unsqueeze(1)).view(n, -1, p.channels), g.transpose(1, 2)
+            )
             gK[p.coupling] = _sum(gK[p.coupling], products)
-        gw.append(gX[:, 0] * h_p[:, 0] if h_p.shape[1] == 1 else (gX * h_p).sum(1))
+        gw = gX[:, 0] * h_p[:, 0]
+        for m in range(1, h_p.shape[1]):
+            gw = _add_product(gw, gX[:, m], h_p[:, m])
+        # In this order, the product of a long and a narrow matrix is several times faster.
+        gphi = _sum(gphi, V_p @ gw.T)
+        if wanted.V:
+            gV.append(phi.T @ gw)
         if wanted.x[p.source]:
-            gh[p.source] = _add_product(gh[p.source], gX, w_p)
-    gw_all = torch.cat(gw, dim=1)
+            gh[p.source] = _add_product(gh[p.source], gX, w_p.unsqueeze(1))
     gY: list[Tensor | None] = [None] * len(paths.harmonics)
     for c, C, g_c in zip(paths.couplings, ctx.coefficients, gK, strict=True):
         if g_c is not None:
@@ -336,9 +357,8 @@ def _backward(
         Y.new_zeros(Y.shape[0], size) if g is None else g
         for size, g in zip(paths.harmonics, gY, strict=True)
     ]
-    gV = phi.T @ gw_all if wanted.V else None
-    # In this order, the product of a long and a narrow matrix is several times faster.
-    return torch.cat(of_harmonics, dim=1), (V @ gw_all.T).T, gV, gh
+    assert gphi is not None
+    return torch.cat(of_harmonics, dim=1), gphi.T, torch.cat(gV, dim=1) if wanted.V else None, gh
 
 
 def _sum(total: Tensor | None, more: Tensor) -> Tensor:
