@@ -248,6 +248,7 @@ class EDDP(GraphPESModel):
     @torch.no_grad()
     def pre_fit(self, graphs: AtomicGraph) -> None:
         """Shift and scale by the means and standard deviations of the features."""
+        self.one_hot.check(graphs.Z)
         graphs = in_precision_of(self, graphs)
         starts = range(0, number_of_structures(graphs), _STRUCTURES_AT_ONCE)
         parts = (structures_of(graphs, start, start + _STRUCTURES_AT_ONCE) for start in starts)

@@ -116,7 +116,9 @@ def expected_energies(eddp: EDDP, atoms: ase.Atoms) -> np.ndarray:
 def test_equations_of_the_paper(learnable_powers: bool, atoms: ase.Atoms) -> None:
     eddp = model(learnable_powers)
     expected = expected_energies(eddp, atoms)
-    found = eddp.predict_local_energies(graph_of(atoms)).numpy()
+    # `predict` does not let other elements through: to `forward` they are not there.
+    with torch.no_grad():
+        found = eddp(to_batch([graph_of(atoms)]))["local_energies"].numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * (1 + abs(expected).max()))
 
 
@@ -253,6 +255,13 @@ def test_learnt_powers_stay_smooth() -> None:
         powers.exponents.data[:] = 2.0
     graph = graph_of(molecule("CH3OH"))
     torch.testing.assert_close(low.predict_forces(graph), two.predict_forces(graph))
+
+
+def test_other_elements() -> None:
+    eddp, graph = EDDP(["H", "C"]), graph_of(molecule("CH3OH"), 5.0)
+    for use in (eddp.predict_energy, lambda g: eddp.pre_fit_all_components([g])):
+        with pytest.raises(ValueError, match=r"contains O, but the model was made for"):
+            use(graph)
 
 
 @pytest.mark.parametrize("elements", [[], ["H", "C", "H"]])
