@@ -22,6 +22,7 @@ from graph_pes.nn.mace_layers import (
 from graph_pes.nn.per_element import AtomicOneHot, PerElementEmbedding
 from graph_pes.nn.radial import DistanceExpansion
 from graph_pes.nn.scaling import LocalEnergiesScaler
+from graph_pes.periodic_table import atomic_number
 
 from .base import GraphPESModel
 
@@ -180,7 +181,9 @@ class MACE(EnergyMACE):
             self_connection=self_connection,
             first_layer=first_layer,
         )
-        representation = MACERepresentation(settings, AtomicOneHot(elements), len(elements))
+        numbers = [atomic_number(symbol) for symbol in elements]
+        one_hot = AtomicOneHot(elements)
+        representation = MACERepresentation(settings, one_hot, len(elements), numbers)
         super().__init__(representation, channels, readout_width)
 
 

@@ -77,6 +77,10 @@ def radial_network(n_radial: int, n_weights: int, config: Mapping[str, Any]) -> 
     return RadialNetwork([n_radial, *hidden, n_weights], activation)
 
 
+#: Up to how many elements sums over neighbours of each are taken, rather than of channels.
+FEW_ELEMENTS = 4
+
+
 @dataclass(frozen=True)
 class Edges:
     """What layers need to know of the neighbours of each atom.
@@ -89,12 +93,18 @@ class Edges:
         Spherical harmonics of the directions to them, shape (N D, components).
     basis, envelope
         Radial functions of the distances, shape (N D, B), and (N D, 1).
+    elements
+        Unit vectors of the elements of the neighbours, shape (N D, Z), if there are few.
+    embeddings
+        Features of these elements, shape (Z, 1, C).
     """
 
     neighbours: Tensor
     harmonics: Tensor
     basis: Tensor
     envelope: Tensor
+    elements: Tensor | None
+    embeddings: Tensor | None
 
 
 class Interaction(nn.Module):
@@ -142,6 +152,58 @@ class Interaction(nn.Module):
         return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
 
 
+class ElementInteraction(nn.Module):
+    r"""As `Interaction`, of features that depend on the element of the neighbour only.
+
+    The sum over neighbours comes first, and needs no channels,
+
+    .. math::
+
+        G_{i, l m, z q} = \sum_{j \in z} \phi_q(r_{ij}) Y_{l m}(\hat{\mathbf{r}}_{ij}), \qquad
+        m_{i, l m, c} = \sum_{z q} G_{i, l m, z q} V_{q, l c} h_{z c} .
+
+    Parameters
+    ----------
+    channels, l_max, n_radial, weights_mlp, aggregation
+        See `Interaction`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        l_max: int,
+        n_radial: int,
+        weights_mlp: Mapping[str, Any],
+        aggregation: NeighbourAggregationMode,
+    ):
+        super().__init__()
+        self.sizes = [2 * l + 1 for l in range(l_max + 1)]
+        scalars = parse_irreps(f"{channels}x0e")
+        harmonics = o3().Irreps.spherical_harmonics(l_max)
+        self.irreps_out = o3().Irreps([(channels, ir) for _, ir in harmonics])
+        self.pre_linear = EquivariantLinear(scalars, scalars)
+        self.radial_network = radial_network(n_radial, channels * len(self.sizes), weights_mlp)
+        self.post_linear = EquivariantLinear(self.irreps_out, self.irreps_out)
+        self.aggregation = NeighbourAggregation.parse(aggregation)
+
+    def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
+        """Blocks of ``irreps_out``, from the features of elements that come with the edges."""
+        assert edges.elements is not None
+        assert edges.embeddings is not None
+        (N, D), Z = edges.neighbours.shape, edges.elements.shape[1]
+        phi, V = self.radial_network(edges.basis, edges.envelope)
+        if Z > 1:
+            phi = (edges.elements.unsqueeze(2) * phi.unsqueeze(1)).flatten(1)  # (N D, Z Q)
+        Y = edges.harmonics.view(N, D, -1)
+        G = torch.bmm(Y.transpose(1, 2), phi.view(N, D, -1))  # (N, components, Z Q)
+        (h,) = self.pre_linear([edges.embeddings])  # (Z, 1, C)
+        sums = [
+            G_l @ (V_l * h).flatten(0, 1)
+            for G_l, V_l in zip(G.split(self.sizes, 1), V.chunk(len(self.sizes), 1), strict=True)
+        ]
+        return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
+
+
 class MACELayer(nn.Module):
     """An interaction, a symmetric contraction, and a residual connection.
 
@@ -165,7 +227,7 @@ class MACELayer(nn.Module):
 
     def __init__(
         self,
-        interaction: Interaction,
+        interaction: Interaction | ElementInteraction,
         irreps_in: Irreps,
         irreps_out: Irreps,
         correlation: int,
@@ -273,6 +335,9 @@ class MACERepresentation(nn.Module):
         What describes an atom: from atomic numbers (N,) to vectors (N, n).
     attributes
         Their length n.
+    elements
+        Atomic numbers of all elements, in the order of the components of ``describe``, if these
+        are unit vectors.
 
     Attributes
     ----------
@@ -280,7 +345,15 @@ class MACERepresentation(nn.Module):
         Irreps of the features after every layer.
     """
 
-    def __init__(self, settings: MACESettings, describe: nn.Module, attributes: int):
+    numbers: Tensor
+
+    def __init__(
+        self,
+        settings: MACESettings,
+        describe: nn.Module,
+        attributes: int,
+        elements: Sequence[int] = (),
+    ):
         super().__init__()
         s = settings
         if s.first_layer not in ("mixing", "residual"):
@@ -296,12 +369,17 @@ class MACERepresentation(nn.Module):
         hidden = o3().Irreps([(s.channels, ir) for ir in parse_hidden_irreps(s.hidden_irreps)])
         last = o3().Irreps([(s.channels, ir) for _, ir in parse_irreps(s.irreps_last)])
         irreps = parse_irreps(f"{s.channels}x0e")
+        self.few_elements = 0 < len(elements) <= FEW_ELEMENTS
+        self.register_buffer("numbers", torch.tensor(elements, dtype=torch.long), persistent=False)
         self.layers = nn.ModuleList()
         self.irreps_out: list[Irreps] = []
         for n in range(s.layers):
             mixing = n == 0 and s.first_layer == "mixing"
+            arguments = (s.channels, s.l_max, s.n_radial, s.weights_mlp, s.aggregation)
             layer = MACELayer(
-                Interaction(irreps, s.channels, s.l_max, s.n_radial, s.weights_mlp, s.aggregation),
+                ElementInteraction(*arguments)
+                if n == 0 and self.few_elements
+                else Interaction(irreps, *arguments),
                 irreps,
                 last if n == s.layers - 1 else hidden,
                 s.correlation,
@@ -318,10 +396,20 @@ class MACERepresentation(nn.Module):
         graph = as_neighbour_matrix(graph)
         vectors = neighbour_vectors(graph)  # (N D, 3)
         r = safe_norm(vectors).unsqueeze(-1)
-        edges = Edges(
-            neighbour_matrix(graph), self.harmonics(vectors), self.radial(r), self.envelope(r)
-        )
+        neighbours = neighbour_matrix(graph)
         attributes = self.describe(graph.Z).to(vectors.dtype)
+        elements = embeddings = None
+        if self.few_elements:
+            elements = attributes.index_select(0, neighbours.reshape(-1))
+            embeddings = self.embedding(self.numbers).unsqueeze(1)
+        edges = Edges(
+            neighbours,
+            self.harmonics(vectors),
+            self.radial(r),
+            self.envelope(r),
+            elements,
+            embeddings,
+        )
         x, after = [self.embedding(graph.Z).unsqueeze(1)], []
         for layer in self.layers:
             x = layer(x, attributes, edges, graph)

@@ -73,7 +73,7 @@ def model(name: str) -> torch.nn.Module:
     with torch.no_grad():
         for key, parameter in made.named_parameters():
             if key.startswith("products"):  # make the many-body terms as large as the others
-                parameter.mul_(3.0)
+                parameter.mul_(2.0)
     return made.eval()
 
 
