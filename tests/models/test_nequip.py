@@ -48,14 +48,17 @@ class Original:
             str(ir): sum(mul for mul, *_, c in self.paths if c == ir)
             for ir in sorted({c for *_, c in self.paths})
         }
-        # Of the even scalars, gates of irreps that we leave out are left out.
-        kept, start = list(range(gate.sizes[0])), gate.sizes[0]
+        # Gates follow the even scalars; those of irreps that we leave out are left out.
+        n_scalars, starts = gate.sizes[0], {}
+        start = n_scalars
         for mul, ir in gate.irreps_out:
             if ir.l > 0:
-                kept += range(start, start + mul) if ours.irreps_out.count(ir) else []
+                starts[ir] = start
                 start += mul
-        n = gate.sizes[0] if ours.irreps_out.count("0e") else 0
-        self.kept = kept if n else kept[gate.sizes[0] :]
+        self.kept = list(range(n_scalars)) if ours.irreps_out.count("0e") else []
+        for mul, ir in ours.irreps_out:
+            if ir.l > 0:
+                self.kept += range(starts[ir], starts[ir] + mul)
 
     def columns(self, ir: Any) -> Any:
         return self.kept if ir == o3().Irrep("0e") else slice(None)
@@ -73,20 +76,25 @@ class Original:
         assert start == len(flat)
         return found
 
-    def path_columns(self) -> list[int]:
-        """Where the weights of our paths are."""
-        product, columns = self.ours.product, []
-        starts = np.cumsum([0] + [mul for mul, *_ in self.paths])
-        names = [(a, b, c) for _, a, b, c in self.paths]
+    def ours_among(self, paths: list[Any], ir: Any = None) -> list[int]:
+        """Where the channels of our paths, or of those to one irrep, are among those of some."""
+        product, found = self.ours.product, []
+        starts = np.cumsum([0] + [mul for mul, *_ in paths])
+        names = [(a, b, c) for _, a, b, c in paths]
         for p in product.paths.paths:
             name = (
                 product.irreps_in[p.source].ir,
                 product.harmonics[p.harmonic].ir,
                 product.irreps_out[p.target].ir,
             )
-            start = starts[names.index(name)]
-            columns += range(start, start + p.channels)
-        return columns
+            if ir in (None, name[2]):
+                start = starts[names.index(name)]
+                found += range(start, start + p.channels)
+        return found
+
+    def path_columns(self) -> list[int]:
+        """Where the weights of our paths are."""
+        return self.ours_among(self.paths)
 
     def copy_linears(self, pre: np.ndarray, post: np.ndarray) -> None:
         start = 0
@@ -99,7 +107,8 @@ class Original:
         matrices = self.matrices(post, self.sums)
         linear = self.ours.post_linear
         for (_, ir), weight in zip(linear.irreps_out, linear.weights, strict=True):
-            copy(weight, matrices[str(ir)][:, 0][:, self.columns(ir)])
+            rows = self.ours_among([path for path in self.paths if path[3] == ir], ir)
+            copy(weight, matrices[str(ir)][rows, 0][:, self.columns(ir)])
 
     def copy_self_interaction(self, flat: np.ndarray, n: int) -> None:
         matrices = self.matrices(flat, {str(ir): mul for mul, ir in self.irreps_in}, n)
@@ -213,3 +222,75 @@ def test_against_graph_pes_1(variant: str, dtype: torch.dtype) -> None:
     model = with_weights_of_graph_pes_1(VARIANTS[variant](), frozen).to(dtype)
     keys = {"energy", "forces"} | ({"stress"} if variant != "linear" else set())
     assert_agrees(model, frozen, keys)
+
+
+# --- nequip -------------------------------------------------------------------------------
+
+ORIGINAL_FEATURES = {
+    "parity": {"channels": [4, 3], "l_max": 1, "use_odd_parity": True},
+    "natural": {"node_irreps": "4x0e + 3x1o + 2x2e", "edge_irreps": "0e + 1o + 2e"},
+}
+ORIGINAL_SETTINGS: dict[str, dict[str, Any]] = {
+    "parity": {"layers": 4, "weights_mlp": {"hidden_features": 6}},
+    "natural": {"layers": 3, "weights_mlp": {"hidden_depth": 2, "hidden_features": 5}},
+}
+
+
+def with_weights_of_nequip(variant: str, frozen: Frozen) -> NequIP:
+    weights = {k.removeprefix("weights."): v for k, v in frozen.items() if "weights." in k}
+    model = NequIP(
+        ["H", "C", "O", "Si"],
+        cutoff=3.5,
+        features=ORIGINAL_FEATURES[variant],
+        radial_features=5,
+        neighbour_aggregation="constant_fixed",
+        **ORIGINAL_SETTINGS[variant],
+    ).double()
+    representation = model.representation
+    embedding = weights["type_embed.embed_module.weight"]
+    copy(representation.embedding.embeddings.values, embedding, ELEMENTS)
+    copy(model.head.energies.weights[0], weights["per_atom_energy_readout.mlp_module.mlp.0.weight"])
+    copy(representation.radial.frequencies, np.arange(1, 6) * np.pi / 3.5)
+    edges = parse_features(ORIGINAL_FEATURES[variant])[1]
+    for n, layer in enumerate(representation.layers):
+        start = f"layer{n}_convnet.conv."
+        of_layer = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+        irreps = [str(frozen[f"{n}.{name}"]) for name in ("irreps_in", "irreps_out")]
+        allowed = Gate(irreps[1]).irreps_in
+        original = Original(*irreps, edges, allowed, layer)
+        original.copy_linears(of_layer["linear_1.weight"], of_layer["linear_2.weight"])
+        if n == 0:  # which has no self-interaction there
+            for weight in layer.self_interaction.weights:
+                weight.data.zero_()
+        else:
+            original.copy_self_interaction(of_layer["sc.weight"], embedding.shape[1])
+            mix_attributes(layer, embedding)
+        copy_network(layer, of_layer, original.path_columns())
+        layer.aggregation.scale.data.fill_(7.3**0.5)
+    return model.eval()
+
+
+def mix_attributes(layer: Layer, embedding: np.ndarray) -> None:
+    """Self-interactions of each element from those of each component of its embedding."""
+    for weight in layer.self_interaction.weights:
+        mixed = np.einsum("zv,vuw->zuw", embedding, weight.detach().numpy())
+        copy(weight, mixed * (len(ELEMENTS) / embedding.shape[1]) ** 0.5)
+
+
+def copy_network(layer: Layer, weights: Frozen, columns: list[int]) -> None:
+    linears = layer.weights.mlp.linear_layers
+    for m, linear in enumerate(linears):
+        weight = weights[f"edge_mlp.mlp.{2 * m}.weight"]
+        # Their Bessel functions have other factors; activations are followed by a gain.
+        factor = (2 / 3.5) ** 0.5 if m == 0 else 2**0.5
+        weight = weight * factor / len(weight) ** 0.5
+        copy(linear.weight, (weight[:, columns] if m == len(linears) - 1 else weight).T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("variant", ORIGINAL_FEATURES)
+def test_against_nequip(variant: str, dtype: torch.dtype) -> None:
+    """Predictions that the package nequip gave: see make_nequip.py."""
+    frozen = dict(np.load(REFERENCES / f"nequip_{variant}.npz"))
+    model = with_weights_of_nequip(variant, frozen).to(dtype)
+    assert_agrees(model, frozen, {"energy", "forces", "stress"})
