@@ -1,7 +1,7 @@
 """Structures as graphs: the data structure, neighbour lists, batches and sums over them."""
 
 from .batching import CustomPropertyBatcher, register_custom_batcher, to_batch
-from .ghosts import with_ghosts
+from .ghosts import added_to_owners, with_ghosts
 from .graph import DEFAULT_CUTOFF, AtomicGraph, replace
 from .neighbours import (
     as_directed,
@@ -37,6 +37,7 @@ from .ops import (
     structure_sizes,
     sum_over_central_atom_index,
     sum_over_neighbours,
+    sum_over_receivers,
     sum_per_structure,
     with_edge_vectors,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "CustomPropertyBatcher",
     "Property",
     "PropertyKey",
+    "added_to_owners",
     "as_directed",
     "as_neighbour_matrix",
     "available_properties",
@@ -83,6 +85,7 @@ __all__ = [
     "structure_sizes",
     "sum_over_central_atom_index",
     "sum_over_neighbours",
+    "sum_over_receivers",
     "sum_per_structure",
     "to_batch",
     "triplet_edges",

@@ -8,7 +8,7 @@ are looked up. In all other graphs there are no ghosts, and nothing happens.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -34,6 +34,29 @@ def with_ghosts(x: Tensor, graph: AtomicGraph) -> Tensor:
     return rows.view(everyone.shape[0], *x.shape[1:])
 
 
+def added_to_owners(x: Tensor, graph: AtomicGraph) -> Tensor:
+    """Add the rows of ghost atoms to those of the same atoms in the processes that own them.
+
+    What `with_ghosts` does, in reverse: for sums over the edges that lead to an atom, of which
+    other processes know a part.
+
+    Parameters
+    ----------
+    x
+        Shape (M, ...), as returned by `with_ghosts`.
+
+    Returns
+    -------
+    Tensor
+        Shape (N, ...); ``x`` itself where there are no ghosts.
+    """
+    if GHOSTS not in graph.other:
+        return x
+    _register_operators()
+    rows = torch.ops.graph_pes.ghost_reverse(x.reshape(x.shape[0], -1), graph.Z)
+    return rows.view(graph.Z.shape[0], *x.shape[1:])
+
+
 def ghost_exchange() -> torch._ops.OpOverload:
     """The operator ``graph_pes::ghost_exchange(x (N, C), like (M,)) -> (M, C)``.
 
@@ -49,13 +72,19 @@ def ghost_exchange() -> torch._ops.OpOverload:
 def _register_operators() -> torch.library.Library:
     """Declare the operators to torch, until the object that is returned is deleted."""
     operators = torch.library.Library("graph_pes", "FRAGMENT")
-    for name in ("ghost_exchange", "ghost_reverse"):
+    for name, adjoint in (
+        ("ghost_exchange", "ghost_reverse"),
+        ("ghost_reverse", "ghost_exchange"),
+    ):
         operators.define(f"{name}(Tensor x, Tensor like) -> Tensor")
         operators.impl(name, _in_one_process, "CompositeExplicitAutograd")
         torch.library.register_fake(f"graph_pes::{name}", _shape_only, lib=operators)
-    torch.library.register_autograd(
-        "graph_pes::ghost_exchange", _backward, setup_context=_remember, lib=operators
-    )
+        torch.library.register_autograd(
+            f"graph_pes::{name}",
+            partial(_backward, adjoint),
+            setup_context=_remember,
+            lib=operators,
+        )
     return operators
 
 
@@ -76,6 +105,8 @@ def _remember(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: T
     ctx.save_for_backward(inputs[0])
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+def _backward(
+    adjoint: str, ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+) -> tuple[Tensor, None]:
     (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-    return torch.ops.graph_pes.ghost_reverse(gradient.contiguous(), x), None
+    return getattr(torch.ops.graph_pes, adjoint)(gradient.contiguous(), x), None

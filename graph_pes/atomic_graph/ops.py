@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graph_pes.tensors import determinant_3x3, index_sum, left_aligned_div, safe_norm
 
-from .ghosts import with_ghosts
+from .ghosts import added_to_owners, with_ghosts
 from .graph import EDGE_VECTORS, GHOSTS, NEIGHBOUR_COUNTS, AtomicGraph
 from .properties import PropertyKey
 
@@ -149,6 +149,12 @@ def sum_over_neighbours(p: Tensor, graph: AtomicGraph) -> Tensor:
         # a neighbour matrix: E = N D
         return p.reshape(number_of_atoms(graph), -1, *p.shape[1:]).sum(dim=1)
     return index_sum(p, graph.neighbour_list[0], number_of_atoms(graph))
+
+
+def sum_over_receivers(p: Tensor, graph: AtomicGraph) -> Tensor:
+    """Sum an edge property (E, ...) over the edges that lead to each atom: shape (N, ...)."""
+    everyone = graph.other.get(GHOSTS, graph.Z)
+    return added_to_owners(index_sum(p, graph.neighbour_list[1], everyone.shape[0]), graph)
 
 
 def sum_per_structure(x: Tensor, graph: AtomicGraph) -> Tensor:

@@ -18,9 +18,10 @@ from graph_pes.atomic_graph import (
     neighbour_vectors,
     remove_mean_and_net_torque,
     structure_sizes,
-    sum_over_central_atom_index,
     sum_over_neighbours,
+    sum_over_receivers,
     sum_per_structure,
+    with_ghosts,
 )
 from graph_pes.nn.envelopes import PolynomialEnvelope
 from graph_pes.nn.mlp import MLP
@@ -271,7 +272,7 @@ class Interaction(nn.Module):
         messages = self.messages(nodes, edges, graph)
         sums = (
             sum_over_neighbours(messages * sent, graph),
-            sum_over_central_atom_index(messages * received, graph.neighbour_list[1], graph),
+            sum_over_receivers(messages * received, graph),
         )
         nodes = nodes + self.node_norm(self.node_mlp(torch.cat([nodes, *sums], dim=1)))
         return nodes, edges if self.last else edges + messages
@@ -281,7 +282,8 @@ class Interaction(nn.Module):
         # The first layer is linear: what the atoms add to it is computed once per atom.
         first, (i, j) = self.edge_mlp.first, graph.neighbour_list
         W_ij, W_i, W_j = first.weight.split(nodes.shape[1], dim=1)
-        of_i, of_j = torch.addmm(first.bias, nodes, W_i.T), nodes @ W_j.T  # (N, hidden)
+        of_i = torch.addmm(first.bias, nodes, W_i.T)  # (N, hidden)
+        of_j = with_ghosts(nodes, graph) @ W_j.T
 
         def of(part: slice) -> Tensor:
             hidden = of_i.index_select(0, i[part])
