@@ -13,7 +13,9 @@ from graph_pes.atomic_graph import (
     AtomicGraph,
     PropertyKey,
     neighbour_vectors,
+    neighbour_Z,
     undirected_edges,
+    with_ghosts,
 )
 from graph_pes.nn.cartesian import (
     DensityExpansion,
@@ -83,8 +85,12 @@ class Edges:
 
     Attributes
     ----------
+    graph
+        The graph that they are edges of.
     i, j
         Central atom and neighbour of each edge, shape (P,).
+    Z_j
+        Atomic number of the neighbour, shape (P,).
     symmetric
         Whether each edge stands for its reverse too.
     directions
@@ -97,8 +103,10 @@ class Edges:
         Radial functions of distance zero, where the envelope is 1: shape (1, B).
     """
 
+    graph: AtomicGraph
     i: Tensor
     j: Tensor
+    Z_j: Tensor
     symmetric: bool
     directions: Tensor
     basis: Tensor
@@ -137,22 +145,23 @@ class Embedding(nn.Module):
         self.scales = MLP([channels, 2 * channels, 3 * channels], "SiLU", activate_last=True)
         self.mix = MatrixLinear(channels)
 
-    def forward(self, Z: Tensor, edges: Edges) -> Tensor:
-        """From elements (N,) to matrices (N, 9, C)."""
-        x = self.sums(Z, edges)
+    def forward(self, edges: Edges) -> Tensor:
+        """Matrices, shape (N, 9, C)."""
+        x = self.sums(edges)
         scales = self.scales(self.norm(squared_norms(x)))
         return scaled_parts(self.mix(x), scales.unflatten(1, (3, -1)))
 
-    def sums(self, Z: Tensor, edges: Edges) -> Tensor:
+    def sums(self, edges: Edges) -> Tensor:
         """Sums over neighbours of products of elements, radial functions and directions."""
+        Z = edges.graph.Z
         h = self.elements(Z)
         of_centre, of_neighbour = self.pairs.weight.chunk(2, dim=1)
         centre = nn.functional.linear(h, of_centre, self.pairs.bias)
         neighbour = nn.functional.linear(h, of_neighbour)
 
         # First over the neighbours of one element, whose number is what matters from here on.
-        i, j, matrices, basis = self.directed(edges)
-        groups, group = distinct(i * (MAX_Z + 1) + Z.index_select(0, j))
+        i, Z_j, matrices, basis = self.directed(edges)
+        groups, group = distinct(i * (MAX_Z + 1) + Z_j)
         densities = DensityExpansion(group, groups.shape[0])(0, matrices, basis)
         x = linear_per_component(densities, self.weights())  # (groups, 9, C)
         atom, element = groups // (MAX_Z + 1), groups % (MAX_Z + 1)
@@ -172,13 +181,14 @@ class Embedding(nn.Module):
 
     @staticmethod
     def directed(edges: Edges) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Both ends, components (E, 9) and enveloped radial functions (E, B + 1) of all edges."""
-        i, j, r = edges.i, edges.j, edges.directions
+        """Of all edges: i, Z_j, components (E, 9) and enveloped radial functions (E, B + 1)."""
+        i, Z_j, r = edges.i, edges.Z_j, edges.directions
         basis = torch.cat([edges.basis * edges.envelope, edges.envelope], dim=1)
         if edges.symmetric:
-            i, j = torch.cat([i, j]), torch.cat([j, i])
+            Z_j = torch.cat([Z_j, edges.graph.Z.index_select(0, i)])
+            i = torch.cat([i, edges.j])
             r, basis = torch.cat([r, -r]), torch.cat([basis, basis])
-        return i, j, components_of_directions(r), basis
+        return i, Z_j, components_of_directions(r), basis
 
 
 class Interaction(nn.Module):
@@ -231,7 +241,9 @@ class Interaction(nn.Module):
     def messages(self, y: Tensor, edges: Edges) -> Tensor:
         """Sums of the matrices of neighbours: shape (N, 9, C)."""
         filters = (self.filters(edges.basis) * edges.envelope).unflatten(1, (3, -1))
-        messages = NeighbourSum(edges.i, edges.j, edges.symmetric)(0, filters, y)
+        of_all = with_ghosts(y, edges.graph)
+        sizes = (y.shape[0], of_all.shape[0])
+        messages = NeighbourSum(edges.i, edges.j, edges.symmetric, sizes)(0, filters, of_all)
         if self.self_edges:
             messages = messages + scaled_parts(y, self.filters(edges.at_zero).unflatten(1, (3, -1)))
         return messages
@@ -371,7 +383,7 @@ class TensorNet(GraphPESModel):
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies (N,) and, if they are predicted directly, forces (N, 3)."""
         edges, charges = self.edges(graph), self.charges(graph)
-        x = self.embedding(graph.Z, edges)
+        x = self.embedding(edges)
         for interaction in self.interactions:
             x = interaction(x, edges, charges)
         predictions = {"local_energies": self.scaler(self.read_out(x), graph)}
@@ -381,14 +393,17 @@ class TensorNet(GraphPESModel):
 
     def edges(self, graph: AtomicGraph) -> Edges:
         """The geometry, once for all layers; one edge of each pair, where both are there."""
-        vectors, (i, j) = neighbour_vectors(graph), graph.neighbour_list
+        per_edge = (neighbour_vectors(graph), *graph.neighbour_list, neighbour_Z(graph))
         pairs = undirected_edges(graph)
         if pairs is not None:
-            vectors, i, j = (x.index_select(0, pairs) for x in (vectors, i, j))
+            per_edge = tuple(x.index_select(0, pairs) for x in per_edge)
+        vectors, i, j, Z_j = per_edge
         r = safe_norm(vectors).unsqueeze(1)  # (P, 1)
         return Edges(
+            graph=graph,
             i=i,
             j=j,
+            Z_j=Z_j,
             symmetric=pairs is not None,
             directions=vectors / r,
             basis=self.radial(r),

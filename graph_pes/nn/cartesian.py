@@ -195,7 +195,8 @@ def _matmul(x: Tensor, y: Tensor, start: Tensor | None = None) -> Tensor:
 class NeighbourSum(TrilinearForm):
     r"""Sum over edges of :math:`g_i \cdot (f_{ij} \circ h_j)`: its derivative 0 is the messages.
 
-    Of fields g and h (N, 9, C) and filters f (P, 3, C) with values for I, A and S.
+    Of fields g (N, 9, C) and h (M, 9, C), of atoms and of atoms that may be neighbours, and
+    filters f (P, 3, C) with values for I, A and S.
 
     Parameters
     ----------
@@ -203,21 +204,23 @@ class NeighbourSum(TrilinearForm):
         Central atom and neighbour of each edge, shape (P,).
     symmetric
         Whether each edge stands for its reverse too, with the same filters.
+    sizes
+        N and M.
     """
 
-    def __init__(self, i: Tensor, j: Tensor, symmetric: bool):
-        self.i, self.j, self.symmetric = i, j, symmetric
+    def __init__(self, i: Tensor, j: Tensor, symmetric: bool, sizes: tuple[int, int]):
+        self.i, self.j, self.symmetric, self.sizes = i, j, symmetric, sizes
 
     def partial(self, n: int, x: Tensor, y: Tensor) -> Tensor:
         """Messages for n = 0; how the form depends on filters and neighbours for n = 1 and 2."""
         if n == 1:
             return self._filters(x, y)
-        return (
-            self._messages(x, y, self.i, self.j) if n == 0 else self._messages(y, x, self.j, self.i)
-        )
+        if n == 0:
+            return self._messages(x, y, self.i, self.j, self.sizes[0])
+        return self._messages(y, x, self.j, self.i, self.sizes[1])
 
-    def _messages(self, f: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        result = h.new_zeros(h.shape[0], h.shape[1:].numel())
+    def _messages(self, f: Tensor, h: Tensor, i: Tensor, j: Tensor, size: int) -> Tensor:
+        result = h.new_zeros(size, h.shape[1:].numel())
         for piece in pieces(f.shape[0], h.shape[1:].numel(), h.device):
             f_piece, ends = f[piece], [(i[piece], j[piece])]
             if self.symmetric:
@@ -227,7 +230,7 @@ class NeighbourSum(TrilinearForm):
                 for n, part in enumerate(PARTS):
                     message[:, part].mul_(f_piece[:, n : n + 1])
                 result.index_add_(0, to, message.flatten(1))
-        return result.view_as(h)
+        return result.view(size, *h.shape[1:])
 
     def _filters(self, g: Tensor, h: Tensor) -> Tensor:
         result = []

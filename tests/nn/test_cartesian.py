@@ -139,8 +139,18 @@ def messages(filters: Tensor, h: Tensor, symmetric: bool) -> Tensor:
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_sums_over_neighbours(symmetric: bool) -> None:
     filters, h = torch.randn(5, 3, C, dtype=torch.float64), field()
-    form = NeighbourSum(*I_J, symmetric)
+    form = NeighbourSum(*I_J, symmetric, (N, N))
     torch.testing.assert_close(form(0, filters, h), messages(filters, h, symmetric))
+    assert_differentiable(lambda f, h: form(0, f, h), filters, h)
+
+
+def test_more_neighbours_than_atoms() -> None:
+    """As with the ghosts of other processes."""
+    filters, h = torch.randn(5, 3, C, dtype=torch.float64), field(N + 2)
+    i, j = torch.tensor([[0, 0, 1, 3, 3], [4, 2, 5, 5, 0]])
+    form = NeighbourSum(i, j, False, (N, N + 2))
+    expected = torch.zeros(N, 9, C, dtype=torch.float64).index_add(0, i, filtered(filters, h[j]))
+    torch.testing.assert_close(form(0, filters, h), expected)
     assert_differentiable(lambda f, h: form(0, f, h), filters, h)
 
 
@@ -148,7 +158,7 @@ def test_no_edges() -> None:
     none = torch.zeros(0, dtype=torch.long)
     filters = torch.zeros(0, 3, C, dtype=torch.float64, requires_grad=True)
     h = field().requires_grad_()
-    form = NeighbourSum(none, none, symmetric=True)
+    form = NeighbourSum(none, none, True, (N, N))
     result = form(0, filters, h)
     assert not result.any()
     of_filters, of_h = torch.autograd.grad(result.sum(), (filters, h))
