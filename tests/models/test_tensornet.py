@@ -10,8 +10,6 @@ from ase.build import molecule
 from hypothesis import given
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
-from graph_pes.deploy.engine import EngineModel
-from graph_pes.deploy.trace import example_inputs, traced_program
 from graph_pes.models import TensorNet
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.radial import Bessel, DistanceExpansion
@@ -300,12 +298,3 @@ def test_all_layers_share_the_radial_functions() -> None:
 def test_unknown_choices(argument: str, value: str, known: str) -> None:
     with pytest.raises(ValueError, match=f"expected {argument} .*{known}.*, got '{value}'"):
         TensorNet(**{argument: value})  # type: ignore[arg-type]
-
-
-def test_traced_once_it_takes_any_number_of_atoms() -> None:
-    model = small()
-    program = traced_program(model).module()
-    for atoms, columns in ((23, 8), (50, 14)):
-        inputs = example_inputs(model, atoms, columns, seed=1)
-        for found, expected in zip(program(*inputs), EngineModel(model)(*inputs), strict=True):
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
