@@ -328,10 +328,12 @@ class Orb(GraphPESModel):
         )
 
     (``conservative=True`` and no ``direct_stress`` for the conservative ones) it is the network
-    of Orb-v3. Its reference energies are those of a `FixedOffset`, added in an `AdditionModel`,
-    as are the mean of its energy per atom and a core repulsion; the standard deviation of the
-    energy is a scale per element here. Confidences, and conditioning on charge and spin, are
-    left out.
+    of Orb-v3. Its reference energies, and the mean of its energy per atom, are a `FixedOffset`
+    beside it in an `AdditionModel`; the standard deviation of the energy is a scale per element
+    here, those of forces and stress are in the weights of the heads. Confidences and conditioning
+    on charge and spin are left out, and so is the core repulsion of orb-models 0.5.5, in which
+    nuclei are those of the next element, and which conservative models divide by the number of
+    atoms: `ZBLCoreRepulsion` in the same sum does what it is for, in conservative models.
 
     Unlike graph-pes 1, the softmax of ``attention_gate="softmax"`` can't overflow, and is over
     what the envelope lets through, as in orb-models, so that it is continuous too.
