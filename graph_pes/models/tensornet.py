@@ -382,7 +382,7 @@ class TensorNet(GraphPESModel):
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies (N,) and, if they are predicted directly, forces (N, 3)."""
-        edges, charges = self.edges(graph), self.charges(graph)
+        edges, charges = self._edges(graph), self._charges(graph)
         x = self.embedding(edges)
         for interaction in self.interactions:
             x = interaction(x, edges, charges)
@@ -391,7 +391,7 @@ class TensorNet(GraphPESModel):
             predictions["forces"] = self.force_read_out(vectors_of(x)).squeeze(2)
         return predictions
 
-    def edges(self, graph: AtomicGraph) -> Edges:
+    def _edges(self, graph: AtomicGraph) -> Edges:
         """The geometry, once for all layers; one edge of each pair, where both are there."""
         per_edge = (neighbour_vectors(graph), *graph.neighbour_list, neighbour_Z(graph))
         pairs = undirected_edges(graph)
@@ -411,7 +411,7 @@ class TensorNet(GraphPESModel):
             at_zero=self.radial(vectors.new_zeros(1, 1)),
         )
 
-    def charges(self, graph: AtomicGraph) -> Tensor | None:
+    def _charges(self, graph: AtomicGraph) -> Tensor | None:
         """The total charge of the structure of each atom, shape (N,), if it matters."""
         if not self.charged or "total_charge" not in graph.other:
             return None
