@@ -8,7 +8,7 @@ from .io import load_model, load_model_component, save_model
 from .lennard_jones import LennardJones, LennardJonesMixture
 from .mace import MACE, ZEmbeddingMACE
 from .morse import Morse
-from .nequip import NequIP, ZEmbeddingNequIP
+from .nequip import NequIP, TensorNequIP, ZEmbeddingNequIP, ZEmbeddingTensorNequIP
 from .offsets import (
     EnergyOffset,
     FixedOffset,
@@ -69,11 +69,13 @@ __all__ = [
     "SmoothedPairPotential",
     "StillingerWeber",
     "TensorAdditionModel",
+    "TensorNequIP",
     "TensorNet",
     "UnitConverter",
     "ZBLCoreRepulsion",
     "ZEmbeddingMACE",
     "ZEmbeddingNequIP",
+    "ZEmbeddingTensorNequIP",
     "freeze",
     "freeze_all_except",
     "freeze_any_matching",
