@@ -29,6 +29,8 @@ ORIGINALS = {
     "TensorNet 128x2": "torchmd-net",
     "NequIP 64 l=1 x3": "nequip",
     "NequIP 64 l=2 x3": "nequip",
+    "MACE 128 L=0": "mace-torch",
+    "MACE 128 L=1": "mace-torch",
     "Orb 128x3": "orb-models",
     "Orb direct 128x3": "orb-models",
 }

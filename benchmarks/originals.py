@@ -129,6 +129,50 @@ def torchmd_net(
     return model, predict
 
 
+def mace_torch(
+    name: str, structures: Sequence[ase.Atoms], stress: bool
+) -> tuple[torch.nn.Module, Predict]:
+    """MACE of mace-torch, as it is trained by default."""
+    import numpy as np
+    from mace import data, modules  # before e3nn, which it makes work with this torch
+    from mace.tools import AtomicNumberTable
+    from mace.tools.torch_geometric import Batch
+
+    o3 = modules.models.o3
+    elements = [1, 6, 14]
+    interaction = modules.RealAgnosticResidualInteractionBlock
+    model = modules.ScaleShiftMACE(
+        r_max=CUTOFF,
+        num_bessel=8,
+        num_polynomial_cutoff=5,
+        max_ell=3,
+        interaction_cls=interaction,
+        interaction_cls_first=interaction,
+        num_interactions=2,
+        num_elements=len(elements),
+        hidden_irreps=o3.Irreps("128x0e + 128x1o" if "L=1" in name else "128x0e"),
+        MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros(len(elements)),
+        avg_num_neighbors=28.0,
+        atomic_numbers=elements,
+        correlation=3,
+        gate=torch.nn.functional.silu,
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+    )
+    table = AtomicNumberTable(elements)
+    graphs = [
+        data.AtomicData.from_config(data.config_from_atoms(s), z_table=table, cutoff=CUTOFF)
+        for s in structures
+    ]
+    inputs = Batch.from_data_list(graphs).to_dict()
+
+    def predict() -> dict[str, torch.Tensor]:
+        return model(dict(inputs), training=model.training, compute_stress=stress)
+
+    return model, predict
+
+
 def orb_models(
     name: str, structures: Sequence[ase.Atoms], stress: bool
 ) -> tuple[torch.nn.Module, Predict]:
@@ -182,6 +226,8 @@ BUILDERS: dict[str, Builder] = {
     "TensorNet 128x2": torchmd_net,
     "NequIP 64 l=1 x3": nequip,
     "NequIP 64 l=2 x3": nequip,
+    "MACE 128 L=0": mace_torch,
+    "MACE 128 L=1": mace_torch,
     "Orb 128x3": orb_models,
     "Orb direct 128x3": orb_models,
 }

@@ -16,7 +16,7 @@ import torch
 from structures import CUTOFF, benzene_dimers, silicon
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
-from graph_pes.models import NequIP, Orb, PaiNN, SchNet, TensorNet
+from graph_pes.models import MACE, NequIP, Orb, PaiNN, SchNet, TensorNet
 
 
 def nequip(cutoff: float, l_max: int) -> NequIP:
@@ -27,6 +27,11 @@ def nequip(cutoff: float, l_max: int) -> NequIP:
         "edge_irreps": " + ".join(ir.removeprefix("64x") for ir in irreps),
     }
     return NequIP(["H", "C", "Si"], cutoff=cutoff, layers=3, features=features)
+
+
+def mace(cutoff: float, hidden_irreps: str) -> MACE:
+    """Two layers of correlation 3."""
+    return MACE(["H", "C", "Si"], cutoff=cutoff, channels=128, hidden_irreps=hidden_irreps)
 
 
 def orb(cutoff: float, conservative: bool) -> Orb:
@@ -40,6 +45,8 @@ MODELS = {
     "TensorNet 128x2": lambda cutoff: TensorNet(channels=128, layers=2, cutoff=cutoff),
     "NequIP 64 l=1 x3": lambda cutoff: nequip(cutoff, l_max=1),
     "NequIP 64 l=2 x3": lambda cutoff: nequip(cutoff, l_max=2),
+    "MACE 128 L=0": lambda cutoff: mace(cutoff, hidden_irreps="0e"),
+    "MACE 128 L=1": lambda cutoff: mace(cutoff, hidden_irreps="0e + 1o"),
     "Orb 128x3": lambda cutoff: orb(cutoff, conservative=True),
     "Orb direct 128x3": lambda cutoff: orb(cutoff, conservative=False),
 }
