@@ -96,9 +96,20 @@ def test_polynomial_is_flat_at_both_ends() -> None:
     for _ in range(4):
         (value,) = torch.autograd.grad(value.sum(), r, create_graph=True)
         derivatives.append(value.tolist())
-    assert [d[0] for d in derivatives[:3]] == [0, 0, 0]
+    assert [d[0] for d in derivatives[:3]] == pytest.approx([0, 0, 0], abs=1e-15)
     assert derivatives[3][0] == pytest.approx(-math.factorial(4) * 15 / CUTOFF**4)
-    assert [d[1] for d in derivatives[:2]] == pytest.approx([0, 0], abs=1e-4)
+    assert [d[1] for d in derivatives[:2]] == pytest.approx([0, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize("p", [2, 4, 6])
+def test_polynomial_has_all_its_digits_close_to_the_cutoff(p: int) -> None:
+    """Also in single precision: (p + 2)(p + 1)p/6 times the cube of the distance from it."""
+    gaps = torch.tensor([2.0**-n for n in range(8, 22)])  # exact, and so is 1 - gap
+    value = PolynomialEnvelope(1.0, p)(1 - gaps)
+    leading = p * (p + 1) * (p + 2) / 6 * gaps**3
+    assert (value > 0).all()
+    torch.testing.assert_close(value, leading, rtol=0.03, atol=0)
+    torch.testing.assert_close(value[-3:], leading[-3:], rtol=1e-5, atol=0)
 
 
 def test_onset_beyond_the_cutoff() -> None:
