@@ -107,6 +107,10 @@ class Paths:
         """Number of weights of each path."""
         return [path.channels for path in self.paths]
 
+    def channels_to(self, target: int) -> list[int]:
+        """Number of channels of each path to a target."""
+        return [path.channels for path in self.paths if path.target == target]
+
     def matrices(self, Y: Tensor, coefficients: Sequence[Tensor], n: int) -> list[Tensor | None]:
         """K of each coupling, (n, D (2 l1 + 1), 2 l3 + 1), from harmonics (n D, ...).
 
@@ -214,6 +218,8 @@ class NeighbourTensorProduct(Float64Tensors):
                 strict=True,
             )
         ]
+        # Products with V, in backward passes too, are fastest in this layout.
+        V = V.contiguous()
         return list(_Messages.apply(self.paths, coefficients, neighbours, Y, phi, V, *x))
 
     def extra_repr(self) -> str:  # noqa: D102
@@ -328,8 +334,9 @@ def _backward(
     gh: list[Tensor | None] = [None] * len(h)
     gphi: Tensor | None = None
     gV: list[Tensor] = []
+    parts = [iter(g.split(paths.channels_to(n), dim=2)) for n, g in enumerate(gradients)]
     for p, V_p in zip(paths.paths, V.split(paths.widths, dim=1), strict=True):
-        h_p, w_p, g = h[p.source], phi @ V_p, gradients[p.target][:, :, p.into]
+        h_p, w_p, g = h[p.source], phi @ V_p, next(parts[p.target])
         K_p = K[p.coupling]
         if K_p is None:
             gX = g.unsqueeze(1).expand(n, D, *g.shape[1:]).reshape(h_p.shape)
@@ -339,9 +346,7 @@ def _backward(
                 (h_p * w_p.unsqueeze(1)).view(n, -1, p.channels), g.transpose(1, 2)
             )
             gK[p.coupling] = _sum(gK[p.coupling], products)
-        gw = gX[:, 0] * h_p[:, 0]
-        for m in range(1, h_p.shape[1]):
-            gw = _add_product(gw, gX[:, m], h_p[:, m])
+        gw = _sum_of_products(gX, h_p)
         # In this order, the product of a long and a narrow matrix is several times faster.
         gphi = _sum(gphi, V_p @ gw.T)
         if wanted.V:
@@ -359,6 +364,16 @@ def _backward(
     ]
     assert gphi is not None
     return torch.cat(of_harmonics, dim=1), gphi.T, torch.cat(gV, dim=1) if wanted.V else None, gh
+
+
+def _sum_of_products(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over components of products of two blocks (n D, 2 l + 1, C)."""
+    if torch.is_grad_enabled():  # slices would be costly to differentiate
+        return (x * y).sum(1)
+    total = x[:, 0] * y[:, 0]
+    for m in range(1, x.shape[1]):
+        total.addcmul_(x[:, m], y[:, m])
+    return total
 
 
 def _sum(total: Tensor | None, more: Tensor) -> Tensor:
