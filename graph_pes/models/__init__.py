@@ -6,7 +6,7 @@ from .eddp import EDDP
 from .freeze import freeze, freeze_all_except, freeze_any_matching, freeze_matching
 from .io import load_model, load_model_component, save_model
 from .lennard_jones import LennardJones, LennardJonesMixture
-from .mace import MACE, ZEmbeddingMACE
+from .mace import MACE, TensorMACE, ZEmbeddingMACE, ZEmbeddingTensorMACE
 from .morse import Morse
 from .nequip import NequIP, TensorNequIP, ZEmbeddingNequIP, ZEmbeddingTensorNequIP
 from .offsets import (
@@ -69,12 +69,14 @@ __all__ = [
     "SmoothedPairPotential",
     "StillingerWeber",
     "TensorAdditionModel",
+    "TensorMACE",
     "TensorNequIP",
     "TensorNet",
     "UnitConverter",
     "ZBLCoreRepulsion",
     "ZEmbeddingMACE",
     "ZEmbeddingNequIP",
+    "ZEmbeddingTensorMACE",
     "ZEmbeddingTensorNequIP",
     "freeze",
     "freeze_all_except",
