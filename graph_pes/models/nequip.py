@@ -2,290 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import (
-    DEFAULT_CUTOFF,
-    AtomicGraph,
-    PropertyKey,
-    as_neighbour_matrix,
-    neighbour_matrix,
-    neighbour_vectors,
-)
-from graph_pes.nn.aggregation import NeighbourAggregation, NeighbourAggregationMode
-from graph_pes.nn.envelopes import PolynomialEnvelope
-from graph_pes.nn.equivariant import EquivariantBilinear, EquivariantLinear, Gate
-from graph_pes.nn.irreps import Blocks, merged, o3, parse_irreps
+from graph_pes.atomic_graph import DEFAULT_CUTOFF, AtomicGraph, PropertyKey
+from graph_pes.nn.aggregation import NeighbourAggregationMode
+from graph_pes.nn.equivariant import EquivariantLinear
+from graph_pes.nn.irreps import Blocks
+from graph_pes.nn.nequip_layers import Representation, SelfInteraction
 from graph_pes.nn.per_element import AtomicOneHot, PerElementEmbedding
-from graph_pes.nn.radial import Bessel
-from graph_pes.nn.radial_network import DampedRadialNetwork, RadialNetwork
 from graph_pes.nn.scaling import LocalEnergiesScaler
-from graph_pes.nn.spherical_harmonics import SphericalHarmonics
-from graph_pes.nn.tensor_product import NeighbourTensorProduct
-from graph_pes.tensors import safe_norm
+from graph_pes.nn.tensor_head import Method, TensorHead, TensorTarget
 
-from .base import GraphPESModel
+from .base import GraphPESModel, GraphTensorModel
 
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
 
-SelfInteraction = Literal["tensor_product", "linear"]
 DEFAULT_FEATURES: dict[str, Any] = {"channels": 16, "l_max": 2, "use_odd_parity": True}
-
-
-@dataclass(frozen=True)
-class Edges:
-    """What layers need to know of the neighbours of each atom.
-
-    Attributes
-    ----------
-    neighbours
-        Shape (N, D).
-    harmonics
-        Spherical harmonics of the directions to them, shape (N D, components).
-    basis, envelope
-        Radial functions of the distances, shape (N D, B), and (N D, 1).
-    """
-
-    neighbours: Tensor
-    harmonics: Tensor
-    basis: Tensor
-    envelope: Tensor
-
-
-class Layer(nn.Module):
-    r"""Messages from neighbours, a self-interaction and a non-linearity.
-
-    .. math::
-
-        h_i \leftarrow \operatorname{gate}\Big( W \frac{1}{n} \sum_j \sum_p w_p(r_{ij}) \,
-        (W' h_j \otimes Y(\hat{\mathbf{r}}_{ij}))_p + S_{Z_i} h_i \Big)
-
-    Parameters
-    ----------
-    irreps_in, irreps_out
-        Irreps of the features before and after.
-    harmonics
-        Irreps of the spherical harmonics.
-    weights
-        Makes the network from distances to a given number of weights.
-    n_attributes
-        Number of attributes of an atom.
-    self_interaction
-        Which kind, if any.
-    aggregation
-        How sums over neighbours are normalised.
-    """
-
-    def __init__(
-        self,
-        irreps_in: Irreps,
-        irreps_out: Irreps,
-        harmonics: Irreps,
-        weights: Callable[[int], nn.Module],
-        n_attributes: int,
-        self_interaction: SelfInteraction | None,
-        aggregation: NeighbourAggregationMode,
-    ):
-        super().__init__()
-        self.irreps_in, self.irreps_out = irreps_in, irreps_out
-        self.gate = Gate(irreps_out)
-        mixed = self.gate.irreps_in
-        self.pre_linear = EquivariantLinear(irreps_in, irreps_in)
-        self.product = NeighbourTensorProduct(irreps_in, harmonics, mixed)
-        self.weights = weights(self.product.n_weights)
-        self.aggregation = NeighbourAggregation.parse(aggregation)
-        self.post_linear = EquivariantLinear(self.product.irreps_out, mixed)
-        if self.post_linear.irreps_out != mixed:
-            raise ValueError(
-                f"no coupling of {irreps_in} with the edge irreps {harmonics} gives all of "
-                f"{mixed}: add 0e to the edge irreps"
-            )
-        self.self_interaction: EquivariantBilinear | EquivariantLinear | None = None
-        if self_interaction == "tensor_product":
-            self.self_interaction = EquivariantBilinear(irreps_in, n_attributes, mixed)
-        elif self_interaction == "linear":
-            self.self_interaction = EquivariantLinear(irreps_in, mixed)
-        if self.self_interaction is not None:
-            targets = [ir for _, ir in mixed]
-            self.added_to = [targets.index(ir) for _, ir in self.self_interaction.irreps_out]
-
-    def forward(self, x: Blocks, attributes: Tensor, edges: Edges, graph: AtomicGraph) -> Blocks:
-        """From features of ``irreps_in`` and attributes (N, Z) to features of ``irreps_out``."""
-        phi, V = self.weights(edges.basis, edges.envelope)
-        sums = self.product(self.pre_linear(x), edges.harmonics, phi, V, edges.neighbours)
-        new = self.post_linear([self.aggregation.normalised(block, graph) for block in sums])
-        if self.self_interaction is not None:
-            if isinstance(self.self_interaction, EquivariantBilinear):
-                own = self.self_interaction(x, attributes)
-            else:
-                own = self.self_interaction(x)
-            for target, block in zip(self.added_to, own, strict=True):
-                new[target] = new[target] + block
-        return self.gate(new)
-
-
-def parse_features(features: Mapping[str, Any]) -> tuple[Irreps, Irreps]:
-    """Irreps of the atoms and of the edges from either way to specify them.
-
-    Raises
-    ------
-    ValueError
-        If the keys are not those of one of the two ways, or their values make no sense.
-
-    Examples
-    --------
-    >>> parse_features({"channels": [16, 8], "l_max": 1, "use_odd_parity": True})
-    (16x0o+16x0e+8x1o+8x1e, 1x0e+1x1o)
-    """
-    if set(features) == {"node_irreps", "edge_irreps"}:
-        nodes = merged(parse_irreps(features["node_irreps"]))
-        edges = parse_irreps(features["edge_irreps"])
-    elif set(features) == {"channels", "l_max", "use_odd_parity"}:
-        l_max, channels = features["l_max"], features["channels"]
-        per_degree = [channels] * (l_max + 1) if isinstance(channels, int) else list(channels)
-        if len(per_degree) != l_max + 1:
-            raise ValueError(
-                f"features: expected channels to be a number, or a list of l_max + 1 = {l_max + 1} "
-                f"numbers, got {channels}"
-            )
-        odd = features["use_odd_parity"]
-        parities = "oe" if odd else "e"
-        nodes = parse_irreps(
-            "+".join(f"{n}x{l}{p}" for l, n in enumerate(per_degree) for p in parities)
-        )
-        edges = parse_irreps(
-            "+".join(f"{l}{'o' if odd and l % 2 else 'e'}" for l in range(l_max + 1))
-        )
-    else:
-        raise ValueError(
-            "features: expected the keys channels, l_max and use_odd_parity, or node_irreps and "
-            f"edge_irreps, got {sorted(features)}"
-        )
-    if nodes.count("0e") == 0:
-        raise ValueError(f"features: expected some 0e among the irreps of atoms, got {nodes}")
-    if any(mul != 1 for mul, _ in edges):
-        raise ValueError(f"features: expected one channel of every edge irrep, got {edges}")
-    return nodes, edges
-
-
-def irreps_of_layers(nodes: Irreps, edges: Irreps, layers: int, wanted: Irreps) -> list[Irreps]:
-    """Irreps before the first layer, between layers and after the last: only those needed.
-
-    An irrep is kept if messages can make it, and if what is wanted in the end depends on it.
-
-    Parameters
-    ----------
-    nodes
-        Irreps of atoms, with their channels.
-    edges
-        Irreps of the spherical harmonics.
-    wanted
-        Irreps that are read from the last layer.
-    """
-
-    def made(sources: set) -> set:
-        return {ir for a in sources for _, b in edges for ir in a * b}
-
-    even = o3().Irrep("0e")
-    channels = {ir: mul for mul, ir in nodes}
-    kinds = [{even}]
-    for _ in range(layers):
-        kinds.append({ir for ir in made(kinds[-1]) if ir in channels})
-    kinds[-1] &= {ir for _, ir in wanted}
-    for n in range(layers - 1, 0, -1):
-        # Tensors need scalars as their gates.
-        needed = kinds[n + 1] | ({even} if any(ir.l > 0 for ir in kinds[n + 1]) else set())
-        kinds[n] = {ir for ir in kinds[n] if needed & (made({ir}) | {ir})}
-    return [o3().Irreps([(channels[ir], ir) for ir in sorted(kind)]) for kind in kinds]
-
-
-class Representation(nn.Module):
-    """Features of atoms and their environments: everything but the read-out.
-
-    Parameters
-    ----------
-    attributes
-        Module from atomic numbers (N,) to attributes (N, Z).
-    n_attributes
-        Z.
-    wanted
-        Irreps that are to be read out. ``self.irreps_out`` has their channels.
-    weights_mlp
-        See `NequIP`, as for all other arguments.
-    """
-
-    def __init__(
-        self,
-        attributes: nn.Module,
-        n_attributes: int,
-        wanted: str | Irreps,
-        *,
-        cutoff: float,
-        layers: int,
-        features: Mapping[str, Any],
-        self_interaction: SelfInteraction | None,
-        neighbour_aggregation: NeighbourAggregationMode,
-        radial_features: int,
-        weights_mlp: Mapping[str, Any] | None,
-    ):
-        super().__init__()
-        if self_interaction not in ("tensor_product", "linear", None):
-            raise ValueError(
-                "self_interaction: expected 'tensor_product', 'linear' or None, "
-                f"got {self_interaction!r}"
-            )
-        nodes, edges = parse_features(features)
-        irreps = irreps_of_layers(nodes, edges, layers, parse_irreps(wanted))
-        self.attributes = attributes
-        self.embedding = PerElementEmbedding(nodes.count("0e"))
-        self.harmonics = SphericalHarmonics([ir.l for _, ir in edges])
-        self.radial = Bessel(radial_features, cutoff)
-        self.envelope = PolynomialEnvelope(cutoff)
-        weights = weights_network(radial_features, weights_mlp)
-        self.layers = nn.ModuleList(
-            Layer(a, b, edges, weights, n_attributes, self_interaction, neighbour_aggregation)
-            for a, b in pairwise(irreps)
-        )
-        self.irreps_out = irreps[-1]
-
-    def forward(self, graph: AtomicGraph) -> Blocks:
-        """Blocks of ``irreps_out``."""
-        graph = as_neighbour_matrix(graph)
-        vectors = neighbour_vectors(graph)  # (N D, 3)
-        r = safe_norm(vectors).unsqueeze(-1)
-        edges = Edges(
-            neighbours=neighbour_matrix(graph),
-            harmonics=self.harmonics(vectors),
-            basis=self.radial(r),
-            envelope=self.envelope(r),
-        )
-        attributes = self.attributes(graph.Z).to(vectors.dtype)
-        x = [self.embedding(graph.Z).unsqueeze(1)]
-        for layer in self.layers:
-            x = layer(x, attributes, edges, graph)
-        return x
-
-
-def weights_network(
-    radial_features: int, settings: Mapping[str, Any] | None
-) -> Callable[[int], nn.Module]:
-    """What makes the networks from distances to weights, see ``weights_mlp`` of `NequIP`."""
-    if settings is None:
-        # The harmonics of graph-pes 1 are normalised to 1 over the sphere, ours to 4π.
-        scale = 1 / math.sqrt(4 * math.pi)
-        return lambda n: DampedRadialNetwork([radial_features] * 3 + [n], scale=scale)
-    defaults = {"hidden_depth": 1, "hidden_features": 128, "activation": "SiLU"}
-    if unknown := sorted(set(settings) - set(defaults)):
-        raise ValueError(f"weights_mlp: expected some of {list(defaults)}, got {unknown}")
-    depth, width, activation = {**defaults, **settings}.values()
-    return lambda n: RadialNetwork([radial_features] + [width] * depth + [n], activation)
 
 
 class EnergyAndForces(nn.Module):
@@ -301,11 +37,6 @@ class EnergyAndForces(nn.Module):
 
     def __init__(self, irreps_in: Irreps, forces: bool):
         super().__init__()
-        if forces and irreps_in.count("1o") == 0:
-            raise ValueError(
-                "direct_force_predictions: forces are read from the 1o features of the last "
-                f"layer, which has {irreps_in} only"
-            )
         self.energies = EquivariantLinear(irreps_in, "0e")
         self.forces = EquivariantLinear(irreps_in, "1o") if forces else None
         self.scaler = LocalEnergiesScaler()
@@ -454,6 +185,143 @@ class ZEmbeddingNequIP(GraphPESModel):
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies, shape (N,), and forces (N, 3) if they are predicted directly."""
         return self.head(self.representation(graph), graph)
+
+
+class TensorNequIP(GraphTensorModel):
+    """NequIP that predicts a tensor of each atom.
+
+    Ben Mahmoud et al., doi:10.1063/5.0274240. Tensors are equivariant, under reflection too:
+    scales belong to elements and irreps, not to components as in graph-pes 1, and gates are
+    even scalars.
+
+    Parameters
+    ----------
+    elements, cutoff, layers, features, self_interaction, prune_last_layer, neighbour_aggregation, \
+    radial_features
+        See `NequIP`.
+    props
+        Name of the label.
+    target_method
+        ``"direct"``: a linear map of the features of the last layer. ``"tensor_product"``:
+        couplings of pairs of tensors that are linear in them.
+    number_of_tps
+        Number of tensors that are coupled, even; by default two for every channel.
+    target_tensor_irreps
+        Irreps of the tensor, whose components are in e3nn's order; by default a scalar, "0e".
+    irrep_tp
+        The irrep of the tensors that are coupled.
+    weights_mlp
+        See `NequIP`.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> features = {"channels": 4, "l_max": 2, "use_odd_parity": True}
+    >>> model = TensorNequIP(
+    ...     ["H", "O"],
+    ...     features=features,
+    ...     target_method="tensor_product",
+    ...     target_tensor_irreps="0e + 1e + 2e",
+    ... )
+    >>> model.predict(AtomicGraph.from_ase(molecule("H2O")), ["tensor"])["tensor"].shape
+    torch.Size([3, 9])
+    """
+
+    def __init__(
+        self,
+        elements: Sequence[str],
+        cutoff: float = DEFAULT_CUTOFF,
+        layers: int = 3,
+        features: Mapping[str, Any] = DEFAULT_FEATURES,
+        self_interaction: SelfInteraction | None = "tensor_product",
+        prune_last_layer: bool = True,
+        neighbour_aggregation: NeighbourAggregationMode = "sum",
+        radial_features: int = 8,
+        props: str = "tensor",
+        target_method: Method = "direct",
+        number_of_tps: int | None = None,
+        target_tensor_irreps: str | None = None,
+        irrep_tp: str = "1o",
+        weights_mlp: Mapping[str, Any] | None = None,
+    ):
+        target = TensorTarget(
+            props, target_method, number_of_tps, target_tensor_irreps or "0e", irrep_tp
+        )
+        super().__init__(cutoff, [props])
+        self.representation = Representation(
+            one_hot(elements),
+            len(elements),
+            target.wanted,
+            cutoff=cutoff,
+            layers=layers,
+            features=features,
+            self_interaction=self_interaction,
+            neighbour_aggregation=neighbour_aggregation,
+            radial_features=radial_features,
+            weights_mlp=weights_mlp,
+        )
+        self.head = TensorHead(self.representation.irreps_out, target)
+
+    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        """Tensors of atoms, shape (N, components), under the name of the property."""
+        return {self.implemented_properties[0]: self.head(self.representation(graph), graph)}
+
+
+class ZEmbeddingTensorNequIP(GraphTensorModel):
+    """`TensorNequIP` for any element, as `ZEmbeddingNequIP`.
+
+    Parameters
+    ----------
+    cutoff
+        In Å.
+    Z_embed_dim
+        Length of the learnt vector of each element.
+    features, layers, self_interaction, prune_last_layer, neighbour_aggregation, radial_features
+        See `NequIP`.
+    props, target_method, number_of_tps, target_tensor_irreps, irrep_tp
+        See `TensorNequIP`.
+    weights_mlp
+        See `NequIP`.
+    """
+
+    def __init__(
+        self,
+        cutoff: float = DEFAULT_CUTOFF,
+        Z_embed_dim: int = 8,
+        features: Mapping[str, Any] = DEFAULT_FEATURES,
+        layers: int = 3,
+        self_interaction: SelfInteraction | None = "tensor_product",
+        prune_last_layer: bool = True,
+        neighbour_aggregation: NeighbourAggregationMode = "sum",
+        radial_features: int = 8,
+        props: str = "tensor",
+        target_method: Method = "direct",
+        number_of_tps: int | None = None,
+        target_tensor_irreps: str | None = None,
+        irrep_tp: str = "1o",
+        weights_mlp: Mapping[str, Any] | None = None,
+    ):
+        target = TensorTarget(
+            props, target_method, number_of_tps, target_tensor_irreps or "0e", irrep_tp
+        )
+        super().__init__(cutoff, [props])
+        self.representation = Representation(
+            PerElementEmbedding(Z_embed_dim),
+            Z_embed_dim,
+            target.wanted,
+            cutoff=cutoff,
+            layers=layers,
+            features=features,
+            self_interaction=self_interaction,
+            neighbour_aggregation=neighbour_aggregation,
+            radial_features=radial_features,
+            weights_mlp=weights_mlp,
+        )
+        self.head = TensorHead(self.representation.irreps_out, target)
+
+    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        """Tensors of atoms, shape (N, components), under the name of the property."""
+        return {self.implemented_properties[0]: self.head(self.representation(graph), graph)}
 
 
 def one_hot(elements: Sequence[str]) -> AtomicOneHot:

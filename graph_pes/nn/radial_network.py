@@ -2,7 +2,7 @@ r"""Networks from distances to the weights of messages.
 
 Each gives the weights :math:`w(r)` of every edge in two factors, :math:`w = \phi V`, of which
 :math:`\phi(r)`, of shape (E, Q), vanishes at the cutoff: whoever uses the weights multiplies
-them out where they are needed (`NeighbourTensorProduct`), as they are many.
+them out where they are needed (`NeighbourTensorProduct`), as they are many. Q is ``n_factors``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class DampedRadialNetwork(nn.Module):
     def __init__(self, layers: Sequence[int], activation: str = "SiLU", scale: float = 1.0):
         super().__init__()
         self.mlp, self.scale = MLP(layers, activation), scale
+        self.n_factors = layers[-2] + 1
 
     def forward(self, basis: Tensor, envelope: Tensor) -> tuple[Tensor, Tensor]:
         """From the basis (E, B) and envelope (E, 1) to the factors (E, Q) and (Q, weights)."""
@@ -63,6 +64,7 @@ class RadialNetwork(nn.Module):
     def __init__(self, layers: Sequence[int], activation: str = "SiLU"):
         super().__init__()
         self.mlp = MLP(layers, activation, bias=False)
+        self.n_factors = layers[-2]
         for n, linear in enumerate(_linear_layers(self.mlp)):
             # Unit variance throughout; about half of it passes an activation.
             gain = 1.0 if n == 0 else math.sqrt(2)

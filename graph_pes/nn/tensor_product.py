@@ -222,6 +222,40 @@ class NeighbourTensorProduct(Float64Tensors):
         V = V.contiguous()
         return list(_Messages.apply(self.paths, coefficients, neighbours, Y, phi, V, *x))
 
+    def of_species(
+        self,
+        x: Tensor,
+        species: Tensor,
+        Y: Tensor,
+        phi: Tensor,
+        V: Tensor,
+        neighbours: Tensor,
+    ) -> Blocks:
+        """Sum the messages of atoms whose features are scalars that only depend on the species.
+
+        The same as `forward`, but sums over the neighbours of each species come before anything
+        that has channels: nothing has the size of edges times channels.
+
+        Parameters
+        ----------
+        x
+            Features of K species, the only block of ``irreps_in``, shape (K, C).
+        species
+            The species of each atom as unit vectors, shape (N, K).
+        Y, phi, V, neighbours
+            As in `forward`.
+        """
+        N, D = neighbours.shape
+        of_neighbours = species.index_select(0, neighbours.reshape(-1))  # (N D, K)
+        pairs = (of_neighbours.unsqueeze(2) * phi.unsqueeze(1)).view(N, D, -1)  # (N, D, K Q)
+        sums = torch.bmm(Y.view(N, D, -1).transpose(1, 2), pairs)  # (N, components, K Q)
+        of_harmonic = sums.split(self.paths.harmonics, dim=1)
+        blocks: list[list[Tensor]] = [[] for _ in self.paths.targets]
+        for p, V_p in zip(self.paths.paths, V.split(self.paths.widths, dim=1), strict=True):
+            mixture = (x.unsqueeze(1) * V_p).flatten(0, 1)  # (K Q, C)
+            blocks[p.target].append(of_harmonic[p.harmonic] @ mixture)
+        return [b[0] if len(b) == 1 else torch.cat(b, dim=2) for b in blocks]
+
     def extra_repr(self) -> str:  # noqa: D102
         n = len(self.paths.paths)
         return f"{self.irreps_in} x {self.harmonics} -> {self.irreps_out}, {n} paths"

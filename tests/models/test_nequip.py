@@ -5,11 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 
+from graph_pes.atomic_graph import AtomicGraph
 from graph_pes.models import GraphPESModel
-from graph_pes.models.nequip import Layer, NequIP, ZEmbeddingNequIP, parse_features
+from graph_pes.models.nequip import NequIP, ZEmbeddingNequIP
 from graph_pes.nn.equivariant import EquivariantBilinear, Gate
 from graph_pes.nn.irreps import o3, parse_irreps
+from graph_pes.nn.nequip_layers import Layer, parse_features
+from tests.conformance.models import randomised
 
 from .transplant import REFERENCES, Frozen, assert_agrees
 
@@ -222,6 +226,62 @@ def test_against_graph_pes_1(variant: str, dtype: torch.dtype) -> None:
     model = with_weights_of_graph_pes_1(VARIANTS[variant](), frozen).to(dtype)
     keys = {"energy", "forces"} | ({"stress"} if variant != "linear" else set())
     assert_agrees(model, frozen, keys)
+
+
+# --- arguments ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"elements": ["H", "H"]}, "elements: expected each once"),
+        ({"features": {"channels": 4}}, "features: expected the keys channels, l_max and"),
+        (
+            {"features": {"channels": [4, 4], "l_max": 2, "use_odd_parity": True}},
+            "expected channels to be a number, or a list of l_max \\+ 1 = 3 numbers",
+        ),
+        ({"features": {"node_irreps": "4x1o", "edge_irreps": "0e"}}, "expected some 0e"),
+        (
+            {"features": {"node_irreps": "4x0e", "edge_irreps": "2x0e"}},
+            "expected one channel of every edge irrep",
+        ),
+        (
+            {
+                "features": {"node_irreps": "4x0e", "edge_irreps": "0e + 1o"},
+                "direct_force_predictions": True,
+            },
+            "the last of 3 layers has no 1o to read",
+        ),
+        ({"layers": 0}, "layers: expected at least one, got 0"),
+        ({"self_interaction": "quadratic"}, "self_interaction: expected 'tensor_product'"),
+        ({"weights_mlp": {"width": 4}}, "weights_mlp: expected some of .* got \\['width'\\]"),
+    ],
+)
+def test_impossible_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NequIP(**{"elements": ["H"], **arguments})
+
+
+def test_only_what_is_needed_is_computed() -> None:
+    """Three layers of both parities: pseudovectors can't come back to scalars in time."""
+    model = NequIP(["H"], features={"channels": 4, "l_max": 1, "use_odd_parity": True}, layers=3)
+    irreps = [str(layer.irreps_out) for layer in model.representation.layers]
+    assert irreps == ["4x0e+4x1o", "4x0e+4x1o", "4x0e"]
+    sums = [str(layer.product.irreps_out) for layer in model.representation.layers]
+    assert sums == ["4x0e+4x1o", "8x0e+8x1o", "8x0e"]
+
+
+@pytest.mark.parametrize("features", [{"channels": 4, "l_max": 2, "use_odd_parity": True}])
+def test_sums_over_species_are_those_over_neighbours(features: dict[str, Any]) -> None:
+    """The first layer in either way, which depends on the number of elements."""
+    model = randomised(NequIP(["C", "O", "H"], cutoff=3.0, features=features, layers=2)).double()
+    graph = AtomicGraph.from_ase(molecule("CH3OH"), 3.0, dtype=torch.float64)
+    few = model.predict(graph, ["energy", "forces"])
+    assert model.representation.species.tolist() == [6, 8, 1]
+    model.representation.species = None
+    for key, value in model.predict(graph, ["energy", "forces"]).items():
+        torch.testing.assert_close(value, few[key], rtol=1e-10, atol=1e-10)
+    assert NequIP(["H"] + list("CNOFPSIBKV")).representation.species is None
 
 
 # --- nequip -------------------------------------------------------------------------------
