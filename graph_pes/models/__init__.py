@@ -6,7 +6,7 @@ from .eddp import EDDP
 from .freeze import freeze, freeze_all_except, freeze_any_matching, freeze_matching
 from .io import load_model, load_model_component, save_model
 from .lennard_jones import LennardJones, LennardJonesMixture
-from .mace import MACE, TensorMACE, ZEmbeddingMACE, ZEmbeddingTensorMACE
+from .mace import MACE, ZEmbeddingMACE
 from .morse import Morse
 from .nequip import NequIP, TensorNequIP, ZEmbeddingNequIP, ZEmbeddingTensorNequIP
 from .offsets import (
@@ -21,6 +21,7 @@ from .painn import PaiNN
 from .pair_potential import PairPotential, SmoothedPairPotential
 from .schnet import SchNet
 from .stillinger_weber import StillingerWeber
+from .tensor_mace import TensorMACE, ZEmbeddingTensorMACE
 from .tensornet import TensorNet
 from .unit_converter import UnitConverter
 from .zbl import ZBLCoreRepulsion

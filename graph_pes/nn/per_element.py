@@ -183,6 +183,11 @@ class AtomicOneHot(nn.Module):
     ----------
     elements
         Chemical symbols, in the order of the components.
+
+    Raises
+    ------
+    ValueError
+        If an element is unknown, or given twice.
     """
 
     index_of: Tensor
@@ -190,6 +195,8 @@ class AtomicOneHot(nn.Module):
     def __init__(self, elements: Sequence[str]):
         super().__init__()
         self.elements = list(elements)
+        if len(set(self.elements)) < len(self.elements):
+            raise ValueError(f"elements: expected each once, got {self.elements}")
         index_of = torch.full((MAX_Z + 1,), -1)
         for n, symbol in enumerate(elements):
             index_of[atomic_number(symbol)] = n

@@ -18,7 +18,7 @@ from graph_pes.models.offsets import FixedOffset
 from graph_pes.nn import mace_layers
 from graph_pes.nn.couplings import dense, symmetric_couplings
 from graph_pes.nn.irreps import o3
-from graph_pes.nn.mace_layers import Interaction
+from graph_pes.nn.mace_interactions import Interaction
 from graph_pes.nn.symmetric_contraction import SymmetricContraction
 from graph_pes.periodic_table import SYMBOLS
 

@@ -1,0 +1,190 @@
+"""How atoms see their neighbours in MACE: weighted sums of features and spherical harmonics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from graph_pes.atomic_graph import AtomicGraph, with_ghosts
+
+from .aggregation import NeighbourAggregation, NeighbourAggregationMode
+from .equivariant import EquivariantLinear
+from .irreps import Blocks, o3, parse_irreps
+from .mlp import parse_activation
+from .radial_network import RadialNetwork
+from .tensor_product import NeighbourTensorProduct
+
+if TYPE_CHECKING:
+    from e3nn.o3 import Irreps
+
+
+class MLPConfig(TypedDict, total=False):
+    """The networks that turn radial bases into weights: any of these keys.
+
+    Attributes
+    ----------
+    hidden_depth
+        Number of hidden layers, 3 by default.
+    hidden_features
+        Their width, 64 by default.
+    activation
+        A function of ``torch.nn`` that is 0 at 0, ``"SiLU"`` by default.
+    """
+
+    hidden_depth: int
+    hidden_features: int
+    activation: str
+
+
+#: Values of the keys that are not given.
+DEFAULT_MLP: MLPConfig = {"hidden_depth": 3, "hidden_features": 64, "activation": "SiLU"}
+
+
+def radial_network(n_radial: int, n_weights: int, config: Mapping[str, Any]) -> RadialNetwork:
+    """The network from radial functions to weights; see `MLPConfig`.
+
+    Raises
+    ------
+    ValueError
+        For unknown keys, or for an activation that is not 0 at 0, with which messages would not
+        end at the cutoff.
+    """
+    if unknown := set(config) - set(DEFAULT_MLP):
+        raise ValueError(f"weights_mlp: expected {list(DEFAULT_MLP)}, got {sorted(unknown)}")
+    settings: dict[str, Any] = {**DEFAULT_MLP, **config}
+    activation = settings["activation"]
+    if parse_activation(activation)(torch.zeros(1)).item() != 0:
+        raise ValueError(f"weights_mlp: expected an activation that is 0 at 0, got {activation}")
+    hidden = [settings["hidden_features"]] * settings["hidden_depth"]
+    return RadialNetwork([n_radial, *hidden, n_weights], activation)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What layers need to know of the neighbours of each atom.
+
+    Attributes
+    ----------
+    neighbours
+        Shape (N, D).
+    harmonics
+        Spherical harmonics of the directions to them, shape (N D, components).
+    basis, envelope
+        Radial functions of the distances, shape (N D, B), and (N D, 1).
+    elements
+        Unit vectors of the elements of the neighbours, shape (N D, Z), if there are few.
+    embeddings
+        Features of these elements, shape (Z, 1, C).
+    """
+
+    neighbours: Tensor
+    harmonics: Tensor
+    basis: Tensor
+    envelope: Tensor
+    elements: Tensor | None
+    embeddings: Tensor | None
+
+
+class Interaction(nn.Module):
+    """Features of neighbours, summed with weights that depend on their positions.
+
+    Parameters
+    ----------
+    irreps_in
+        Irreps of the features of atoms.
+    channels
+        Number of channels of each irrep.
+    l_max
+        The highest degree of spherical harmonics, and of the result.
+    n_radial
+        Number of radial functions.
+    weights_mlp
+        Of the network that makes weights of them.
+    aggregation
+        Normalisation of the sums.
+    """
+
+    def __init__(
+        self,
+        irreps_in: Irreps,
+        channels: int,
+        l_max: int,
+        n_radial: int,
+        weights_mlp: Mapping[str, Any],
+        aggregation: NeighbourAggregationMode,
+    ):
+        super().__init__()
+        harmonics = o3().Irreps.spherical_harmonics(l_max)
+        self.pre_linear = EquivariantLinear(irreps_in, irreps_in)
+        self.product = NeighbourTensorProduct(irreps_in, harmonics, harmonics)
+        self.radial_network = radial_network(n_radial, self.product.n_weights, weights_mlp)
+        wanted = o3().Irreps([(channels, ir) for _, ir in harmonics])
+        self.post_linear = EquivariantLinear(self.product.irreps_out, wanted)
+        self.irreps_out = self.post_linear.irreps_out
+        self.aggregation = NeighbourAggregation.parse(aggregation)
+
+    def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
+        """From blocks of ``irreps_in`` to blocks of ``irreps_out``."""
+        phi, V = self.radial_network(edges.basis, edges.envelope)
+        h = self.pre_linear(x)
+        sizes = [block.shape[1] for block in h]
+        joined = h[0] if len(h) == 1 else torch.cat(h, dim=1)
+        h = list(with_ghosts(joined, graph).split(sizes, dim=1))
+        sums = self.product(h, edges.harmonics, phi, V, edges.neighbours)
+        return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
+
+
+class ElementInteraction(nn.Module):
+    r"""As `Interaction`, of features that depend on the element of the neighbour only.
+
+    The sum over neighbours comes first, and needs no channels,
+
+    .. math::
+
+        G_{i, l m, z q} = \sum_{j \in z} \phi_q(r_{ij}) Y_{l m}(\hat{\mathbf{r}}_{ij}), \qquad
+        m_{i, l m, c} = \sum_{z q} G_{i, l m, z q} V_{q, l c} h_{z c} .
+
+    Parameters
+    ----------
+    channels, l_max, n_radial, weights_mlp, aggregation
+        See `Interaction`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        l_max: int,
+        n_radial: int,
+        weights_mlp: Mapping[str, Any],
+        aggregation: NeighbourAggregationMode,
+    ):
+        super().__init__()
+        self.sizes = [2 * l + 1 for l in range(l_max + 1)]
+        scalars = parse_irreps(f"{channels}x0e")
+        harmonics = o3().Irreps.spherical_harmonics(l_max)
+        self.irreps_out = o3().Irreps([(channels, ir) for _, ir in harmonics])
+        self.pre_linear = EquivariantLinear(scalars, scalars)
+        self.radial_network = radial_network(n_radial, channels * len(self.sizes), weights_mlp)
+        self.post_linear = EquivariantLinear(self.irreps_out, self.irreps_out)
+        self.aggregation = NeighbourAggregation.parse(aggregation)
+
+    def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
+        """Blocks of ``irreps_out``, from the features of elements that come with the edges."""
+        assert edges.elements is not None
+        assert edges.embeddings is not None
+        (N, D), Z = edges.neighbours.shape, edges.elements.shape[1]
+        phi, V = self.radial_network(edges.basis, edges.envelope)
+        if Z > 1:
+            phi = (edges.elements.unsqueeze(2) * phi.unsqueeze(1)).flatten(1)  # (N D, Z Q)
+        Y = edges.harmonics.view(N, D, -1)
+        G = torch.bmm(Y.transpose(1, 2), phi.view(N, D, -1))  # (N, components, Z Q)
+        (h,) = self.pre_linear([edges.embeddings])  # (Z, 1, C)
+        sums = [
+            G_l @ (V_l * h).flatten(0, 1)
+            for G_l, V_l in zip(G.split(self.sizes, 1), V.chunk(len(self.sizes), 1), strict=True)
+        ]
+        return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
