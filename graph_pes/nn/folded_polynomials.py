@@ -40,6 +40,8 @@ class Kinds:
     ----------
     order
         The atoms in order of their kinds.
+    place
+        The place of each atom in this order.
     kind
         The kind of each atom, shape (N,), from 0.
     first
@@ -49,6 +51,7 @@ class Kinds:
     """
 
     order: Tensor
+    place: Tensor
     kind: Tensor
     first: Tensor
     counts: list[int]
@@ -59,7 +62,7 @@ def sorted_kinds(labels: Tensor) -> Kinds:
     order = torch.argsort(labels, stable=True)
     _, kind, counts = labels.unique(return_inverse=True, return_counts=True)
     first = order[torch.cumsum(counts, 0) - counts]
-    return Kinds(order, kind, first, counts.tolist())
+    return Kinds(order, torch.argsort(order), kind, first, counts.tolist())
 
 
 def table_of(couplings: Sequence[Couplings], irreps: Any, degree: int, order: int) -> Tensor:

@@ -5,6 +5,7 @@ Batatia et al., doi:10.48550/arXiv.2206.07697.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,7 @@ from graph_pes.tensors import safe_norm
 from .aggregation import NeighbourAggregationMode
 from .envelopes import PolynomialEnvelope
 from .equivariant import EquivariantBilinear, EquivariantLinear, checked_unique
+from .folded_polynomials import Kinds, sorted_kinds
 from .irreps import Blocks, o3, parse_irreps
 from .mace_interactions import Edges, ElementInteraction, Interaction
 from .per_element import PerElementEmbedding
@@ -36,6 +38,25 @@ if TYPE_CHECKING:
 
 #: Up to how many elements the first layer sums over neighbours of each, rather than over channels.
 FEW_ELEMENTS = 4
+
+
+def mixed(
+    linear: EquivariantBilinear, x: Sequence[Tensor], attributes: Tensor, kinds: Kinds | None
+) -> Blocks:
+    """As ``linear(x, attributes)``, with a matrix for each kind of atom if these are given."""
+    if kinds is None:
+        return linear(x, attributes)
+    of_kinds = attributes.index_select(0, kinds.first)
+    result = []
+    for source, W in zip(linear.sources, linear.weights, strict=True):
+        matrices = torch.tensordot(of_kinds, W * (1 / math.sqrt(W[..., 0].numel())), dims=1)
+        if len(kinds.counts) == 1:
+            result.append(x[source] @ matrices[0])
+            continue
+        parts = x[source].index_select(0, kinds.order).split(kinds.counts)
+        rows = torch.cat([part @ M for part, M in zip(parts, matrices, strict=True)])
+        result.append(rows.index_select(0, kinds.place))
+    return result
 
 
 class MACELayer(nn.Module):
@@ -92,17 +113,16 @@ class MACELayer(nn.Module):
         self,
         x: Sequence[Tensor],
         attributes: Tensor,
+        kinds: Kinds | None,
         edges: Edges,
         graph: AtomicGraph,
     ) -> Blocks:
         """From blocks of ``irreps_in`` to blocks of ``irreps_out``."""
         summed = self.interaction(x, edges, graph)
         if self.mixing is not None:
-            summed = self.mixing(summed, attributes)
-        parts = (
-            self.linear(self.contraction(summed, attributes, graph.Z)),
-            self.residual(x, attributes),
-        )
+            summed = mixed(self.mixing, summed, attributes, kinds)
+        contracted = self.contraction(summed, attributes, kinds)
+        parts = self.linear(contracted), mixed(self.residual, x, attributes, kinds)
         return [
             sum(
                 part[index] for part, index in zip(parts, indices, strict=True) if index is not None
@@ -232,6 +252,9 @@ class MACERepresentation(nn.Module):
         r = safe_norm(vectors).unsqueeze(-1)
         neighbours = neighbour_matrix(graph)
         attributes = self.describe(graph.Z).to(vectors.dtype)
+        # Sorting needs to know how many atoms there are of each element: not where it is traced.
+        traced = isinstance(graph.Z.shape[0], torch.SymInt)
+        kinds = None if self.training or traced else sorted_kinds(graph.Z)
         elements = embeddings = None
         if self.few_elements:
             elements = with_ghosts(attributes, graph).index_select(0, neighbours.reshape(-1))
@@ -246,6 +269,6 @@ class MACERepresentation(nn.Module):
         )
         x, after = [self.embedding(graph.Z).unsqueeze(1)], []
         for layer in self.layers:
-            x = layer(x, attributes, edges, graph)
+            x = layer(x, attributes, kinds, edges, graph)
             after.append(x)
         return after

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .couplings import Couplings, symmetric_couplings
 from .equivariant import checked_unique
 from .float64 import Float64Tensors
-from .folded_polynomials import FoldedPolynomials, sorted_kinds, table_of
+from .folded_polynomials import FoldedPolynomials, Kinds, table_of
 from .irreps import Blocks, o3, parse_irreps
 from .polynomials import Polynomials, as_terms, matrices_of
 
@@ -64,11 +64,10 @@ class SymmetricContraction(Float64Tensors):
     --------
     >>> contraction = SymmetricContraction("8x0e + 8x1o", "8x0e", correlation=2, attributes=1)
     >>> s, v, one = torch.randn(5, 1, 8), torch.randn(5, 3, 8), torch.ones(5, 1)
-    >>> kinds = torch.zeros(5, dtype=torch.long)
-    >>> (result,) = contraction([s, v], one, kinds)
+    >>> (result,) = contraction([s, v], one)
     >>> result.shape
     torch.Size([5, 1, 8])
-    >>> torch.allclose(contraction([s, -v], one, kinds)[0], result)
+    >>> torch.allclose(contraction([s, -v], one)[0], result)
     True
     """
 
@@ -125,7 +124,9 @@ class SymmetricContraction(Float64Tensors):
                 self.register_float64_buffer(name, table, persistent=False)
             self.table_names.append(list(names.values()))
 
-    def forward(self, x: Sequence[Tensor], attributes: Tensor, kinds: Tensor) -> Blocks:
+    def forward(
+        self, x: Sequence[Tensor], attributes: Tensor, kinds: Kinds | None = None
+    ) -> Blocks:
         """Contract features of N atoms.
 
         Parameters
@@ -135,7 +136,8 @@ class SymmetricContraction(Float64Tensors):
         attributes
             What describes the atoms, (N, attributes).
         kinds
-            Integers (N,): atoms of the same kind have the same attributes.
+            Atoms of the same kind have the same attributes. Given where no second derivatives
+            are wanted, it makes many atoms of a kind quicker.
 
         Returns
         -------
@@ -149,7 +151,9 @@ class SymmetricContraction(Float64Tensors):
                 blocks[n] = blocks[n] + x[source] * w
         return blocks
 
-    def _higher_orders(self, x: Sequence[Tensor], attributes: Tensor, kinds: Tensor) -> Blocks:
+    def _higher_orders(
+        self, x: Sequence[Tensor], attributes: Tensor, kinds: Kinds | None
+    ) -> Blocks:
         """Terms of second and higher order."""
         N, _, C = x[0].shape
         sizes = [ir.dim for _, ir in self.irreps_out]
@@ -158,16 +162,13 @@ class SymmetricContraction(Float64Tensors):
         weights = [w for key, w in self.weights.items() if not key.endswith("_1")]
         W = torch.cat(weights, dim=1)  # (attributes, paths, C)
         matrices = matrices_of(self.terms, self.coefficients.to(W.dtype))
-        if self.table_names and not self.training and not isinstance(N, torch.SymInt):
-            sorted_ = sorted_kinds(kinds)
-            if FOLD_FROM * len(sorted_.counts) <= N:
-                tables = [
-                    [getattr(self, name).to(W.dtype) for name in names]
-                    for names in self.table_names
-                ]
-                w = torch.tensordot(attributes.index_select(0, sorted_.first), W, dims=1)
-                args = (self.terms, matrices, tables, sorted_, sizes, w, *x)
-                return list(FoldedPolynomials.apply(*args))
+        if self.table_names and kinds is not None and FOLD_FROM * len(kinds.counts) <= N:
+            tables = [
+                [getattr(self, name).to(W.dtype) for name in names] for names in self.table_names
+            ]
+            w = torch.tensordot(attributes.index_select(0, kinds.first), W, dims=1)
+            args = (self.terms, matrices, tables, kinds, sizes, w, *x)
+            return list(FoldedPolynomials.apply(*args))
         w = torch.tensordot(attributes, W, dims=1)  # (N, paths, C)
         return list(Polynomials.apply(self.terms, matrices, sizes, w, *x))
 
