@@ -68,9 +68,12 @@ doctest_test_doctest_blocks = ""
 
 nitpick_ignore_regex = [
     # other packages: the build does not use the network to resolve them
-    (r"py:.*", r"(abc|ase|collections|data2objects|e3nn|np|numpy|os|pathlib|pl|torch|typing)\..*"),
+    (
+        r"py:.*",
+        r"(abc|ase|collections|data2objects|e3nn|np|numpy|os|pathlib|pl|torch|types|typing)\..*",
+    ),
     (r"py:.*", r"(nn|pytorch_lightning|rich|torchmetrics)\..*"),
-    (r"py:class", r"(Any|Callable|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)"),
+    (r"py:class", r"(Any|Callable|Irreps|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)"),
     (
         r"py:class",
         r"(Atoms|Axes|Dataset|DataLoader|Figure|LightningModule|Line2D|Module|Tensor|Trainer)",
@@ -78,7 +81,8 @@ nitpick_ignore_regex = [
     # type variables, aliases and private base classes
     (
         r"py:class",
-        r"(graph_pes\..*\.)?(_\w+|Batcher|LossComponent|Model|SeededItems|TensorOffset|Transform)",
+        r"(graph_pes\..*\.)?(_\w+|Batcher|Blocks|EnergyMACE|LossComponent|Method|Model|SeededItems"
+        r"|TensorOffset|Transform)",
     ),
     (r"py:obj", r".*"),
 ]

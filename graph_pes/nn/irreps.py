@@ -26,7 +26,7 @@ from graph_pes.atomic_graph.graph import GHOSTS
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
 
-#: Features of N atoms: a block (N, 2l + 1, mul) for each irrep.
+# Features of N atoms: a block (N, 2l + 1, mul) for each irrep.
 Blocks: TypeAlias = list[Tensor]
 
 

@@ -33,7 +33,7 @@ from .irreps import Blocks, clebsch_gordan, o3, parse_irreps
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
 
-#: Weights of the edges of a chunk of atoms: few enough for those of a path to stay in the cache.
+#: How many weights the edges of a chunk of atoms have; those of one path stay in the cache.
 CHUNK = 1 << 19
 
 
