@@ -141,6 +141,7 @@ def _train(run: Run, folder: Path | None, checkpoint: Path | None) -> GraphPrope
         max_n_pre_fit=fitting.max_n_pre_fit,
         auto_fit_reference_energies=fitting.auto_fit_reference_energies,
         seed=run.settings.general.seed,
+        compile=fitting.compile,
     )
     try:
         model = fit(

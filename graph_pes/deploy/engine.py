@@ -101,6 +101,7 @@ class EngineModel(nn.Module):
         with torch.enable_grad():
             vectors = vectors.detach().requires_grad_()
             graph = engine_graph(vectors, neighbours, Z, self.cutoff)
+            graph = graph._replace(other={**graph.other, GHOSTS: Z})
             results = dict(self.model(in_precision_of(self.model, graph)))
             energies = results["local_energies"] = results["local_energies"].double()
             if "gradients" in self.outputs:
@@ -108,16 +109,42 @@ class EngineModel(nn.Module):
         return tuple(results[name].detach() for name in self.outputs)
 
 
-def _gradient(energy: Tensor, vectors: Tensor) -> Tensor:
+class TrainingModel(nn.Module):
+    """As `EngineModel`, but energies and gradients can be differentiated again.
+
+    Parameters
+    ----------
+    model
+        The model to be trained.
+    """
+
+    outputs = ("local_energies", "gradients")
+
+    def __init__(self, model: GraphPESModel):
+        super().__init__()
+        self.model = model
+        self.cutoff = model.cutoff_value
+
+    def forward(
+        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Energies (N,) and gradients (N, D, 3)."""
+        vectors = vectors.detach().requires_grad_()
+        graph = engine_graph(vectors, neighbours, Z, self.cutoff)
+        energies = self.model(in_precision_of(self.model, graph))["local_energies"].double()
+        return energies, _gradient((energies * mask).sum(), vectors, create_graph=True)
+
+
+def _gradient(energy: Tensor, vectors: Tensor, create_graph: bool = False) -> Tensor:
     """dE/d(vectors); zero for an offset, which does not depend on them."""
     if not energy.requires_grad:
         return torch.zeros_like(vectors)
-    (gradient,) = torch.autograd.grad(energy, vectors, allow_unused=True)
+    (gradient,) = torch.autograd.grad(energy, vectors, create_graph=create_graph, allow_unused=True)
     return torch.zeros_like(vectors) if gradient is None else gradient
 
 
 def engine_graph(vectors: Tensor, neighbours: Tensor, Z: Tensor, cutoff: float) -> AtomicGraph:
-    """The graph of an engine's atoms; positions are not known (NaN)."""
+    """The graph of an engine's own atoms; positions are not known (NaN)."""
     N, D = neighbours.shape
     atoms = torch.arange(N, device=Z.device).unsqueeze(1).expand(N, D).reshape(-1)
     flat = vectors.reshape(N * D, 3)
@@ -130,7 +157,7 @@ def engine_graph(vectors: Tensor, neighbours: Tensor, Z: Tensor, cutoff: float) 
         neighbour_cell_offsets=torch.zeros_like(flat),
         properties={},
         cutoff=cutoff,
-        other={NEIGHBOUR_COUNTS: counts, GHOSTS: Z},
+        other={NEIGHBOUR_COUNTS: counts},
         batch=torch.zeros_like(Z[:N]),
         ptr=None,
         pbc=None,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from graph_pes.models.base import GraphPESModel
+from graph_pes.periodic_table import ATOMIC_NUMBERS
 
-from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
+from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError, TrainingModel
 
 #: Sizes to trace with, all different, so that no two of them are taken for the same.
-_TRACED = {"atoms": 37, "ghosts": 14, "columns": 11}
+TRACED = {"atoms": 37, "columns": 11, "ghosts": 14}
 
 
 def example_inputs(
@@ -43,8 +46,6 @@ def example_inputs(
 
 def elements_of(model: GraphPESModel) -> list[int]:
     """Atomic numbers of the elements of a model; some of the first ones if it names none."""
-    from graph_pes.periodic_table import ATOMIC_NUMBERS
-
     return [ATOMIC_NUMBERS[symbol] for symbol in model.elements_seen] or [1, 6, 8, 14]
 
 
@@ -56,7 +57,7 @@ def dtype_of(model: GraphPESModel) -> torch.dtype:
 class _Program(nn.Module):
     """A traced function of tensors and inputs, with the tensors as buffers."""
 
-    def __init__(self, traced: torch.fx.GraphModule, tensors: list[Tensor]):
+    def __init__(self, traced: torch.fx.GraphModule, tensors: Sequence[Tensor]):
         super().__init__()
         self.traced = traced
         self.n_tensors = len(tensors)
@@ -79,29 +80,54 @@ def traced_program(model: GraphPESModel) -> torch.export.ExportedProgram:
         If the model can't be traced: the operations it does depend on values in the graph.
     """
     engine_model = EngineModel(copy.deepcopy(model).eval().requires_grad_(False))
-    inputs = example_inputs(model, **_TRACED, device=model.device)
-    named = {**dict(engine_model.named_parameters()), **dict(engine_model.named_buffers())}
-    names, tensors = list(named), list(named.values())
-
-    def function(*arguments: Tensor) -> tuple[Tensor, ...]:
-        own = dict(zip(names, arguments[: len(names)], strict=True))
-        return torch.func.functional_call(engine_model, own, arguments[len(names) :])
-
+    inputs = example_inputs(model, **TRACED, device=model.device)
+    traced = traced_function(engine_model, inputs)
+    program = _Program(traced, tensors_of(engine_model))
     rows, everyone = (torch.export.Dim(name, min=2) for name in ("N", "M"))
     columns = torch.export.Dim("D", min=MIN_COLUMNS)
     shapes = ({0: rows, 1: columns}, {0: rows, 1: columns}, {0: everyone}, {0: rows})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch|copyreg")
-        make = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-        try:
-            traced = make(*tensors, *inputs)
-            return torch.export.export(_Program(traced, tensors), inputs, dynamic_shapes=shapes)
-        except Exception as error:  # of many kinds, most of them private to torch
-            raise ExportError(
-                f"{type(model).__name__} can't be traced: what its forward does must not depend "
-                f"on the values of tensors, only on shapes ({_first_line(error)})"
-            ) from error
+    with _reported(model):
+        return torch.export.export(program, inputs, dynamic_shapes=shapes)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, in the order in which a traced function takes them."""
+    return [*module.parameters(), *module.buffers()]
+
+
+def traced_function(
+    module: EngineModel | TrainingModel, inputs: EngineInputs
+) -> torch.fx.GraphModule:
+    """The operations of a module, derivatives it takes included, as a function of tensors.
+
+    It takes the `tensors_of` the module, then inputs of any sizes.
+
+    Raises
+    ------
+    ExportError
+        If the model can't be traced.
+    """
+    names = [name for name, _ in [*module.named_parameters(), *module.named_buffers()]]
+
+    def function(*arguments: Tensor) -> tuple[Tensor, ...]:
+        own = dict(zip(names, arguments[: len(names)], strict=True))
+        return torch.func.functional_call(module, own, arguments[len(names) :])
+
+    make = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    with _reported(module.model):
+        return make(*tensors_of(module), *inputs)
+
+
+@contextmanager
+def _reported(model: GraphPESModel) -> Iterator[None]:
+    """Errors, of many kinds that are private to torch, as one; warnings of torch to itself not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="torch|copyreg")
+            yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ExportError(
+            f"{type(model).__name__} can't be traced: what its forward does must not depend on "
+            f"the values of tensors, only on shapes ({reason})"
+        ) from error

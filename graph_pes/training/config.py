@@ -85,6 +85,7 @@ class FittingConfig:
     max_n_pre_fit: int | None = 5000
     auto_fit_reference_energies: bool = False
     keep: Literal["best", "last"] = "best"
+    compile: bool = False
     optimizer: Optimizer | dict[str, Any] | None = None
     scheduler: LRScheduler | dict[str, Any] | None = None
     lr_warmup_steps: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,11 +16,24 @@ from graph_pes.models.derivatives import has_volume
 from .loss import MAE, RMSE, PerAtomEnergyLoss, PropertyLoss
 from .metrics import Accumulator, Metric, Reduction
 
+
+class Predictor(Protocol):
+    """A model, or what predicts in its place."""
+
+    implemented_properties: list[PropertyKey]
+
+    def predict(
+        self, graph: AtomicGraph, properties: Sequence[PropertyKey]
+    ) -> dict[PropertyKey, Tensor]:
+        """Predict properties of a batch."""
+        ...
+
+
 MetricLoss = PerAtomEnergyLoss | PropertyLoss
 
 
 def predict_labels(
-    model: GraphPropertyModel, graph: AtomicGraph, properties: Iterable[PropertyKey]
+    model: Predictor, graph: AtomicGraph, properties: Iterable[PropertyKey]
 ) -> dict[PropertyKey, Tensor]:
     """Predictions to compare with labels, also where only some structures have a volume.
 

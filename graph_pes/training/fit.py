@@ -42,6 +42,8 @@ class FitOptions:
         Whether to add an offset between the model and the data.
     seed
         For shuffling and everything else that is random.
+    compile
+        Whether to predict in training steps by compiled code.
     """
 
     loader_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class FitOptions:
     max_n_pre_fit: int | None = 5000
     auto_fit_reference_energies: bool = False
     seed: int = 42
+    compile: bool = False
 
 
 def fit(
@@ -102,7 +105,7 @@ def fit(
     _pre_fit_losses(loss, data.train, options)
     _check_model(model, sample, loss)
     _log_size(model, trainer)
-    task = TrainingTask(model, loss, optimizer, scheduler, options.seed)
+    task = TrainingTask(model, loss, optimizer, scheduler, options.seed, options.compile)
     train_loader = _loader(model, data.train, options, trainer, shuffle=True)
     if checkpoint is not None:
         # Workers fetch batches of the first epoch before Lightning says which one it is.

@@ -17,7 +17,8 @@ from graph_pes.atomic_graph import (
     number_of_atoms,
     number_of_structures,
 )
-from graph_pes.models.base import GraphPropertyModel
+from graph_pes.deploy.compiled_training import CompiledTraining
+from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 
 from .callbacks import VALIDATION_LOSS
 from .evaluation import MetricSet, predict_labels, standard_metrics
@@ -30,6 +31,21 @@ from .opt import LRScheduler, Optimizer
 def seed_of_epoch(seed: int, epoch: int, rank: int) -> int:
     """Seed of the random numbers of one epoch in one process."""
     return (seed * 1_000_003 + epoch * 1_009 + rank) % 2**63
+
+
+def compiled_training(model: GraphPropertyModel) -> CompiledTraining:
+    """The predictions of a model by compiled code.
+
+    Raises
+    ------
+    ValueError
+        If only models of another kind can be compiled.
+    """
+    if not isinstance(model, GraphPESModel):
+        raise ValueError(
+            f"fitting/compile: expected a model of energies, got {type(model).__name__}"
+        )
+    return CompiledTraining(model)
 
 
 class TrainingTask(pl.LightningModule):
@@ -49,6 +65,8 @@ class TrainingTask(pl.LightningModule):
     seed
         Random numbers drawn in an epoch depend on this and on the epoch alone, so that a
         resumed run draws the same ones.
+    compile
+        Predict in training steps by compiled code.
     """
 
     def __init__(
@@ -58,12 +76,14 @@ class TrainingTask(pl.LightningModule):
         optimizer: Optimizer,
         scheduler: LRScheduler | None = None,
         seed: int = 0,
+        compile: bool = False,
     ):
         super().__init__()
         self.model: GraphPropertyModel
         self.total_loss: TotalLoss
         self.model, self.total_loss = model, loss
         self._optimizer, self._scheduler, self._seed = optimizer, scheduler, seed
+        self._predictor = compiled_training(model) if compile else model
         self._metrics = MetricSet(standard_metrics(sorted(model.predictable_properties)))
         kinds = (PropertyLoss, PerAtomEnergyLoss)
         known = [x for x in loss.losses if isinstance(x, kinds)]
@@ -75,7 +95,7 @@ class TrainingTask(pl.LightningModule):
     def training_step(self, graph: AtomicGraph, _: int) -> Tensor:
         """The loss of a batch."""
         required = self.total_loss.required_properties
-        predictions = predict_labels(self.model, graph, required)
+        predictions = predict_labels(self._predictor, graph, required)
         result: TotalLossResult = self.total_loss(self.model, graph, predictions)
         self._log("train/loss/total", result.loss_value, number_of_structures(graph))
         for name, term in result.components.items():
