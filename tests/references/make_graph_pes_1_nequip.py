@@ -103,7 +103,7 @@ def predictions(model: GraphPESModel, graph: AtomicGraph, periodic: bool) -> dic
 def main(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     for variant, (kind, settings) in VARIANTS.items():
-        torch.manual_seed(0)
+        torch.manual_seed(1)
         model = made(kind, settings)
         frozen = {
             f"weights.{name}": reduced(name, parameter.detach().numpy())
