@@ -79,6 +79,7 @@ def test_defaults():
             "max_n_pre_fit": 5000,
             "auto_fit_reference_energies": False,
             "keep": "best",
+            "compile": False,
             "trainer_kwargs": {
                 "max_epochs": 100,
                 "accelerator": "auto",
