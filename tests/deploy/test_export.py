@@ -75,7 +75,7 @@ def test_what_engines_call_gives_energies_forces_and_virial(row: Row) -> None:
     agree(results, {key: expected[key] for key in keys}, 1e-9)
 
 
-@pytest.mark.parametrize("name", WHOLE_STRUCTURES)
+@pytest.mark.parametrize("name", sorted(WHOLE_STRUCTURES))
 def test_properties_of_whole_structures_are_not_for_engines(name: str, tmp_path: Path) -> None:
     (row,) = (row for row in MODELS if row.name == name)
     with pytest.raises(ExportError, match="whole structure"):
