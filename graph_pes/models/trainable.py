@@ -92,6 +92,9 @@ def _to_be_pre_fitted(
     if isinstance(module, Trainable):
         if module._has_been_pre_fit:
             return
+        # As in predictions, a part of a sum sees the neighbours up to its own cutoff.
+        if 0 < float(module.cutoff) < graph.cutoff:
+            graph = trim_edges(graph, float(module.cutoff))
         inside = module.as_seen_by_components(graph)
     yield module, graph
     for child in module.children():

@@ -333,6 +333,16 @@ def test_every_part_is_pre_fitted_once() -> None:
     assert nested["offset"].offsets["C"].item() != 0
 
 
+def test_parts_are_pre_fitted_to_neighbours_within_their_own_cutoff() -> None:
+    """The mean number of neighbours, for instance, is not that within the cutoff of the sum."""
+    part, whole = Counting(1.2), Counting(3.0)
+    AdditionModel(part=part, whole=whole).pre_fit_all_components(training_graphs())
+    assert neighbour_distances(whole.seen).max() > 1.2
+    near = neighbour_distances(whole.seen) <= 1.2
+    assert near.any()
+    torch.testing.assert_close(part.seen.neighbour_list, whole.seen.neighbour_list[:, near])
+
+
 def test_parts_that_were_pre_fitted_stay_as_they_are() -> None:
     trained = AdditionModel(network=PaiNN(channels=4, layers=1, cutoff=3.0), morse=Counting(3.0))
     trained.pre_fit_all_components(training_graphs())
