@@ -20,7 +20,7 @@ from graph_pes.atomic_graph import (
     with_edge_vectors,
 )
 from graph_pes.nn.float64 import Float64Tensors
-from graph_pes.nn.per_element import AtomicOneHot, PerElementParameter
+from graph_pes.nn.per_element import AtomicOneHot, KnownElements
 from graph_pes.periodic_table import check_atomic_numbers, symbols_of
 
 from .arguments import RecordsArguments
@@ -135,7 +135,7 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
         """Symbols of the elements that the model was given values for, or was fitted to."""
         seen: set[int] = set()
         for module in self.modules():
-            if isinstance(module, PerElementParameter):
+            if isinstance(module, KnownElements):
                 seen.update(module.registered_elements)
         return symbols_of(seen)
 

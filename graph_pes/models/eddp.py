@@ -20,7 +20,7 @@ from graph_pes.atomic_graph import (
     select_edges,
 )
 from graph_pes.nn.mlp import MLP
-from graph_pes.nn.per_element import AtomicOneHot
+from graph_pes.nn.per_element import AtomicOneHot, KnownElements
 from graph_pes.tensors import index_sum, safe_norm
 
 from .base import GraphPESModel, in_precision_of
@@ -97,12 +97,22 @@ class Powers(nn.Module):
         Number of sets of powers, K, if they are learnt.
     learnable
         Whether the powers are trained, each kind of pair or triplet having its own.
+
+    Raises
+    ------
+    ValueError
+        If there are no powers, or the largest is less than 2.
     """
 
     exponents: Tensor
 
     def __init__(self, features: int, max_power: float, kinds: int, learnable: bool):
         super().__init__()
+        if features < 1 or max_power < 2:
+            raise ValueError(
+                "EDDP: expected at least one feature, and a largest power of at least 2, got "
+                f"{features} and {max_power}"
+            )
         self.learnable = learnable
         exponents = torch.tensor(
             geometric_powers(features, max_power), dtype=torch.get_default_dtype()
@@ -119,6 +129,9 @@ class Powers(nn.Module):
         if self.learnable:
             exponents = exponents.index_select(0, kind)
         return x.unsqueeze(-1) ** exponents
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"{self.exponents.shape[-1]}, learnable={self.learnable}"
 
 
 def structures_of(batch: AtomicGraph, start: int, stop: int) -> AtomicGraph:
@@ -190,7 +203,7 @@ class EDDP(GraphPESModel):
     Raises
     ------
     ValueError
-        If there are no elements, or one is given twice.
+        If there are no elements, if one is given twice, or if a largest power is less than 2.
 
     Examples
     --------
@@ -216,14 +229,12 @@ class EDDP(GraphPESModel):
         three_body_max_power: float | None = None,
         learnable_powers: bool = False,
     ):
-        if len(elements) == 0 or len(set(elements)) < len(elements):
-            raise ValueError(f"EDDP: expected elements, each of them once, got {elements}")
         cutoff_3 = cutoff if three_body_cutoff is None else three_body_cutoff
         features_3 = features if three_body_features is None else three_body_features
         max_power_3 = max_power if three_body_max_power is None else three_body_max_power
         super().__init__(max(cutoff, cutoff_3), ["local_energies"], three_body_cutoff=cutoff_3)
         self.range_2, self.range_3 = float(cutoff), float(cutoff_3)
-        self.one_hot = AtomicOneHot(elements)
+        self.one_hot, self.known_elements = AtomicOneHot(elements), KnownElements()
         n = len(elements)
         self.n_pairs = n * (n + 1) // 2
         pairs = torch.triu_indices(n, n)
@@ -239,6 +250,9 @@ class EDDP(GraphPESModel):
         self.shifts = nn.Parameter(torch.zeros(width))
         self.scales = nn.Parameter(torch.ones(width))
         self.mlp = MLP([width, *[mlp_width] * mlp_layers, 1], activation=activation)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"cutoff={self.range_2:g}, three_body_cutoff={self.range_3:g}"
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies, shape (N,)."""

@@ -18,7 +18,6 @@ from graph_pes.nn.mace_layers import MACERepresentation, MACESettings
 from graph_pes.nn.per_element import AtomicOneHot, PerElementEmbedding
 from graph_pes.nn.radial import DistanceExpansion
 from graph_pes.nn.scaling import LocalEnergiesScaler
-from graph_pes.periodic_table import atomic_number
 
 from .base import GraphPESModel
 
@@ -177,9 +176,8 @@ class MACE(EnergyMACE):
             self_connection=self_connection,
             first_layer=first_layer,
         )
-        numbers = [atomic_number(symbol) for symbol in elements]
         one_hot = AtomicOneHot(elements)
-        representation = MACERepresentation(settings, one_hot, len(elements), numbers)
+        representation = MACERepresentation(settings, one_hot, len(elements), one_hot.numbers)
         super().__init__(representation, channels, readout_width)
 
 

@@ -121,7 +121,7 @@ class NequIP(GraphPESModel):
     ):
         super().__init__(cutoff, energy_properties(direct_force_predictions))
         self.representation = Representation(
-            one_hot(elements),
+            AtomicOneHot(elements),
             len(elements),
             "0e+1o" if direct_force_predictions else "0e",
             cutoff=cutoff,
@@ -249,7 +249,7 @@ class TensorNequIP(GraphTensorModel):
         )
         super().__init__(cutoff, [props])
         self.representation = Representation(
-            one_hot(elements),
+            AtomicOneHot(elements),
             len(elements),
             target.wanted,
             cutoff=cutoff,
@@ -322,13 +322,6 @@ class ZEmbeddingTensorNequIP(GraphTensorModel):
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Tensors of atoms, shape (N, components), under the name of the property."""
         return {self.implemented_properties[0]: self.head(self.representation(graph), graph)}
-
-
-def one_hot(elements: Sequence[str]) -> AtomicOneHot:
-    """One component for each of some elements, which are all different."""
-    if len(set(elements)) < len(elements):
-        raise ValueError(f"elements: expected each once, got {list(elements)}")
-    return AtomicOneHot(elements)
 
 
 def energy_properties(direct_force_predictions: bool) -> list[PropertyKey]:

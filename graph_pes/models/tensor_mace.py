@@ -17,7 +17,6 @@ from graph_pes.nn.mace_layers import MACERepresentation, MACESettings
 from graph_pes.nn.per_element import AtomicOneHot, PerElementEmbedding
 from graph_pes.nn.radial import DistanceExpansion
 from graph_pes.nn.tensor_head import Method, TensorHead, TensorTarget
-from graph_pes.periodic_table import atomic_number
 
 from .base import GraphTensorModel
 
@@ -154,9 +153,8 @@ class TensorMACE(GraphTensorModel):
             self_connection=self_connection,
             first_layer=first_layer,
         )
-        numbers = [atomic_number(symbol) for symbol in elements]
         one_hot = AtomicOneHot(elements)
-        self.representation = MACERepresentation(settings, one_hot, len(elements), numbers)
+        self.representation = MACERepresentation(settings, one_hot, len(elements), one_hot.numbers)
         self.read_out = TensorReadOut(self.representation.irreps_out, target, readout_width)
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch, trim_edges
 from graph_pes.nn.float64 import Float64Tensors
-from graph_pes.nn.per_element import PerElementParameter
+from graph_pes.nn.per_element import KnownElements
 
 
 @runtime_checkable
@@ -63,7 +63,7 @@ class Trainable(Float64Tensors):
         """Note that the model is fitted to these elements, given by atomic number."""
         elements = set(Zs)
         for module in self.modules():
-            if isinstance(module, PerElementParameter):
+            if isinstance(module, KnownElements):
                 module.register_elements(elements)
 
     def pre_fit(self, graphs: AtomicGraph) -> None:

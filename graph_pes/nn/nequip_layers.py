@@ -18,7 +18,6 @@ from graph_pes.atomic_graph import (
     neighbour_vectors,
     with_ghosts,
 )
-from graph_pes.periodic_table import atomic_number
 from graph_pes.tensors import safe_norm
 
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
@@ -300,7 +299,7 @@ class Representation(nn.Module):
         numbers = None
         few = n_attributes * stack[0].weights.n_factors <= MAX_SPECIES_FACTORS
         if isinstance(attributes, AtomicOneHot) and few:
-            numbers = torch.tensor([atomic_number(symbol) for symbol in attributes.elements])
+            numbers = torch.tensor(attributes.numbers)
         self.register_buffer("species", numbers, persistent=False)
 
     def forward(self, graph: AtomicGraph) -> Blocks:

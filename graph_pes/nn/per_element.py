@@ -16,7 +16,40 @@ from .float64 import Float64Tensors
 Element: TypeAlias = int | str
 
 
-class PerElementParameter(Float64Tensors):
+class KnownElements(nn.Module):
+    """Which elements a model was given values for, or was fitted to.
+
+    Part of the state, so that a saved or copied model still knows them.
+
+    Examples
+    --------
+    >>> known = KnownElements()
+    >>> known.register_elements([8, 1])
+    >>> known.registered_elements
+    [1, 8]
+    """
+
+    registered: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("registered", torch.zeros(MAX_Z + 1, dtype=torch.bool))
+
+    def register_elements(self, Zs: Iterable[int]) -> None:
+        """Note that these elements are known, given by atomic number."""
+        for Z in Zs:
+            self.registered[Z] = True
+
+    @property
+    def registered_elements(self) -> list[int]:
+        """Atomic numbers of the elements that are known."""
+        return self.registered.nonzero()[:, 0].tolist()
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return ", ".join(symbols_of(self.registered_elements))
+
+
+class PerElementParameter(Float64Tensors, KnownElements):
     """One value per element, or per pair of elements, up to atomic number 118.
 
     ``parameter(Z)`` gathers values for a tensor of atomic numbers, ``parameter["Si"]`` and
@@ -44,7 +77,6 @@ class PerElementParameter(Float64Tensors):
     """
 
     values: nn.Parameter
-    registered: Tensor
 
     def __init__(
         self,
@@ -64,8 +96,6 @@ class PerElementParameter(Float64Tensors):
         else:
             self.values = nn.Parameter(values, requires_grad=requires_grad)
         self.index_dims = index_dims
-        # Part of the state, so that a saved or copied model still knows its elements.
-        self.register_buffer("registered", torch.zeros(MAX_Z + 1, dtype=torch.bool))
 
     @classmethod
     def full(
@@ -133,16 +163,6 @@ class PerElementParameter(Float64Tensors):
         elements = element if isinstance(element, tuple) else (element,)
         return tuple(atomic_number(e) if isinstance(e, str) else e for e in elements)
 
-    def register_elements(self, Zs: Iterable[int]) -> None:
-        """Note that the values of these elements are meaningful."""
-        for Z in Zs:
-            self.registered[Z] = True
-
-    @property
-    def registered_elements(self) -> list[int]:
-        """Atomic numbers of the elements whose values are meaningful."""
-        return self.registered.nonzero()[:, 0].tolist()
-
     def number_used(self) -> int:
         """Number of values that belong to registered elements."""
         per_entry = self.values[(0,) * self.index_dims].numel()
@@ -165,10 +185,17 @@ class PerElementEmbedding(nn.Module):
     ----------
     dim
         Length of the vectors.
+
+    Raises
+    ------
+    ValueError
+        If the length is not positive.
     """
 
     def __init__(self, dim: int):
         super().__init__()
+        if dim < 1:
+            raise ValueError(f"expected at least one channel for each element, got {dim}")
         self.embeddings = PerElementParameter(torch.randn(MAX_Z + 1, dim))
 
     def forward(self, Z: Tensor) -> Tensor:
@@ -187,19 +214,27 @@ class AtomicOneHot(nn.Module):
     Raises
     ------
     ValueError
-        If an element is unknown, or given twice.
+        If there are none, or if one is unknown or given twice.
+
+    Examples
+    --------
+    >>> AtomicOneHot(["O", "H"])(torch.tensor([1, 8]))
+    tensor([[0, 1],
+            [1, 0]])
     """
 
     index_of: Tensor
 
     def __init__(self, elements: Sequence[str]):
         super().__init__()
+        if isinstance(elements, str) or len(elements) == 0:
+            raise ValueError(f"elements: expected a list of chemical symbols, got {elements!r}")
         self.elements = list(elements)
         if len(set(self.elements)) < len(self.elements):
             raise ValueError(f"elements: expected each once, got {self.elements}")
+        self.numbers = [atomic_number(symbol) for symbol in self.elements]
         index_of = torch.full((MAX_Z + 1,), -1)
-        for n, symbol in enumerate(elements):
-            index_of[atomic_number(symbol)] = n
+        index_of[self.numbers] = torch.arange(len(self.numbers))
         self.register_buffer("index_of", index_of)
 
     def forward(self, Z: Tensor) -> Tensor:
@@ -224,6 +259,9 @@ class AtomicOneHot(nn.Module):
                 f"the structure contains {', '.join(symbols_of(unknown.tolist()))}, but the model "
                 f"was made for elements={self.elements}"
             )
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return ", ".join(self.elements)
 
 
 def count_used_parameters(module: nn.Module) -> tuple[int, int]:

@@ -264,7 +264,16 @@ def test_other_elements() -> None:
             use(graph)
 
 
-@pytest.mark.parametrize("elements", [[], ["H", "C", "H"]])
-def test_elements_are_checked(elements: list[str]) -> None:
-    with pytest.raises(ValueError, match="EDDP: expected elements, each of them once, got"):
-        EDDP(elements)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"elements": []}, r"elements: expected a list of chemical symbols, got \[\]"),
+        ({"elements": "Si"}, "elements: expected a list of chemical symbols, got 'Si'"),
+        ({"elements": ["H", "C", "H"]}, "elements: expected each once, got"),
+        ({"max_power": 1}, "a largest power of at least 2, got 8 and 1"),
+        ({"three_body_features": 0}, "at least one feature.* got 0 and 8"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EDDP(**{"elements": ["H"], **arguments})
