@@ -24,6 +24,9 @@ def schnetpack(
     name: str, structures: Sequence[ase.Atoms], stress: bool
 ) -> tuple[torch.nn.Module, Predict]:
     """PaiNN and SchNet of schnetpack."""
+    from torch.utils.data import dataloader
+
+    dataloader.T_co = Any  # schnetpack 2.1.1 imports this name, which torch no longer has
     import schnetpack as spk
     from schnetpack.interfaces import AtomsConverter
     from schnetpack.transform import MatScipyNeighborList

@@ -36,7 +36,11 @@ from graph_pes.models import (
     SchNet,
     StillingerWeber,
     TensorAdditionModel,
+    TensorMACE,
+    TensorNequIP,
     UnitConverter,
+    ZEmbeddingTensorMACE,
+    ZEmbeddingTensorNequIP,
     io,
     load_model,
     load_model_component,
@@ -69,6 +73,8 @@ def same(a: Any, b: Any) -> bool:
 
 # --- round trips --------------------------------------------------------------------------
 
+FEATURES = {"channels": 4, "l_max": 1, "use_odd_parity": True}
+
 OTHERS: dict[str, Callable[[], GraphPropertyModel]] = {
     "mixed": lambda: AdditionModel(
         painn=PaiNN(channels=4, layers=2).double(),
@@ -81,6 +87,14 @@ OTHERS: dict[str, Callable[[], GraphPropertyModel]] = {
     "FixedTensorOffset": lambda: FixedTensorOffset(H=[1.0, 1 / 3], O=[0.0, -1.0]),
     "LearnableTensorOffset": lambda: LearnableTensorOffset(3, H=[1 / 3, 0.0, 2.0]),
     "TensorAdditionModel": lambda: TensorAdditionModel(a=LearnableTensorOffset(2)),
+    "TensorNequIP": lambda: TensorNequIP(
+        ["H", "Si"], cutoff=4.0, layers=2, features=FEATURES, target_tensor_irreps="0e + 1o"
+    ),
+    "ZEmbeddingTensorNequIP": lambda: ZEmbeddingTensorNequIP(
+        cutoff=4.0, layers=2, features=FEATURES, target_tensor_irreps="1o"
+    ),
+    "TensorMACE": lambda: TensorMACE(["H", "Si"], cutoff=4.0, channels=2, l_max=1),
+    "ZEmbeddingTensorMACE": lambda: ZEmbeddingTensorMACE(cutoff=4.0, channels=2, l_max=1),
 }
 FACTORIES = {row.name: row.factory for row in MODELS} | OTHERS
 ELEMENTS = {row.name: row.elements for row in MODELS}
