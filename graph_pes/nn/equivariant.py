@@ -86,9 +86,13 @@ class EquivariantBilinear(nn.Module):
     def forward(self, x: Sequence[Tensor], attributes: Tensor) -> Blocks:
         """From blocks of ``irreps_in`` and attributes (N, Z) to blocks of ``irreps_out``."""
         return [
-            self._mixed(x[source], attributes, weight * (1 / math.sqrt(weight[..., 0].numel())))
-            for source, weight in zip(self.sources, self.weights, strict=True)
+            self._mixed(x[source], attributes, weight)
+            for source, weight in zip(self.sources, self.scaled_weights(), strict=True)
         ]
+
+    def scaled_weights(self) -> list[Tensor]:
+        r"""The matrices :math:`W_z / \sqrt{n Z}` of each block, shape (Z, n, m)."""
+        return [W * (1 / math.sqrt(W[..., 0].numel())) for W in self.weights]
 
     def _mixed(self, x: Tensor, attributes: Tensor, weight: Tensor) -> Tensor:
         if self.n_attributes > 8:  # a matrix for each atom is cheaper

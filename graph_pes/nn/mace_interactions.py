@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph, with_ghosts
+from graph_pes.atomic_graph import AtomicGraph
 
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
+from .edges import Edges
 from .equivariant import EquivariantLinear
-from .irreps import Blocks, o3, parse_irreps
-from .mlp import parse_activation
-from .radial_network import RadialNetwork
+from .irreps import Blocks, blocks_with_ghosts, o3, parse_irreps
+from .radial_network import radial_network
 from .tensor_product import NeighbourTensorProduct
 
 if TYPE_CHECKING:
@@ -44,49 +44,20 @@ class MLPConfig(TypedDict, total=False):
 DEFAULT_MLP: MLPConfig = {"hidden_depth": 3, "hidden_features": 64, "activation": "SiLU"}
 
 
-def radial_network(n_radial: int, n_weights: int, config: Mapping[str, Any]) -> RadialNetwork:
-    """The network from radial functions to weights; see `MLPConfig`.
-
-    Raises
-    ------
-    ValueError
-        For unknown keys, or for an activation that is not 0 at 0, with which messages would not
-        end at the cutoff.
-    """
-    if unknown := set(config) - set(DEFAULT_MLP):
-        raise ValueError(f"weights_mlp: expected {list(DEFAULT_MLP)}, got {sorted(unknown)}")
-    settings: dict[str, Any] = {**DEFAULT_MLP, **config}
-    activation = settings["activation"]
-    if parse_activation(activation)(torch.zeros(1)).item() != 0:
-        raise ValueError(f"weights_mlp: expected an activation that is 0 at 0, got {activation}")
-    hidden = [settings["hidden_features"]] * settings["hidden_depth"]
-    return RadialNetwork([n_radial, *hidden, n_weights], activation)
-
-
 @dataclass(frozen=True)
-class Edges:
-    """What layers need to know of the neighbours of each atom.
+class ElementEdges(Edges):
+    """Edges of structures of few elements.
 
     Attributes
     ----------
-    neighbours
-        Shape (N, D).
-    harmonics
-        Spherical harmonics of the directions to them, shape (N D, components).
-    basis, envelope
-        Radial functions of the distances, shape (N D, B), and (N D, 1).
     elements
-        Unit vectors of the elements of the neighbours, shape (N D, Z), if there are few.
+        Unit vectors of the elements of the neighbours, shape (N D, Z).
     embeddings
         Features of these elements, shape (Z, 1, C).
     """
 
-    neighbours: Tensor
-    harmonics: Tensor
-    basis: Tensor
-    envelope: Tensor
-    elements: Tensor | None
-    embeddings: Tensor | None
+    elements: Tensor
+    embeddings: Tensor
 
 
 class Interaction(nn.Module):
@@ -121,7 +92,9 @@ class Interaction(nn.Module):
         harmonics = o3().Irreps.spherical_harmonics(l_max)
         self.pre_linear = EquivariantLinear(irreps_in, irreps_in)
         self.product = NeighbourTensorProduct(irreps_in, harmonics, harmonics)
-        self.radial_network = radial_network(n_radial, self.product.n_weights, weights_mlp)
+        self.radial_network = radial_network(
+            n_radial, self.product.n_weights, weights_mlp, DEFAULT_MLP
+        )
         wanted = o3().Irreps([(channels, ir) for _, ir in harmonics])
         self.post_linear = EquivariantLinear(self.product.irreps_out, wanted)
         self.irreps_out = self.post_linear.irreps_out
@@ -130,10 +103,7 @@ class Interaction(nn.Module):
     def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
         """From blocks of ``irreps_in`` to blocks of ``irreps_out``."""
         phi, V = self.radial_network(edges.basis, edges.envelope)
-        h = self.pre_linear(x)
-        sizes = [block.shape[1] for block in h]
-        joined = h[0] if len(h) == 1 else torch.cat(h, dim=1)
-        h = list(with_ghosts(joined, graph).split(sizes, dim=1))
+        h = blocks_with_ghosts(self.pre_linear(x), graph)
         sums = self.product(h, edges.harmonics, phi, V, edges.neighbours)
         return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
 
@@ -168,14 +138,15 @@ class ElementInteraction(nn.Module):
         harmonics = o3().Irreps.spherical_harmonics(l_max)
         self.irreps_out = o3().Irreps([(channels, ir) for _, ir in harmonics])
         self.pre_linear = EquivariantLinear(scalars, scalars)
-        self.radial_network = radial_network(n_radial, channels * len(self.sizes), weights_mlp)
+        self.radial_network = radial_network(
+            n_radial, channels * len(self.sizes), weights_mlp, DEFAULT_MLP
+        )
         self.post_linear = EquivariantLinear(self.irreps_out, self.irreps_out)
         self.aggregation = NeighbourAggregation.parse(aggregation)
 
     def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
         """Blocks of ``irreps_out``, from the features of elements that come with the edges."""
-        assert edges.elements is not None
-        assert edges.embeddings is not None
+        assert isinstance(edges, ElementEdges)
         (N, D), Z = edges.neighbours.shape, edges.elements.shape[1]
         phi, V = self.radial_network(edges.basis, edges.envelope)
         if Z > 1:

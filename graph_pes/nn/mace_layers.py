@@ -5,7 +5,6 @@ Batatia et al., doi:10.48550/arXiv.2206.07697.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,21 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import (
-    AtomicGraph,
-    as_neighbour_matrix,
-    neighbour_matrix,
-    neighbour_vectors,
-    with_ghosts,
-)
-from graph_pes.tensors import safe_norm
+from graph_pes.atomic_graph import AtomicGraph, as_neighbour_matrix, with_ghosts
 
 from .aggregation import NeighbourAggregationMode
+from .edges import Edges, edges_of
 from .envelopes import PolynomialEnvelope
 from .equivariant import EquivariantBilinear, EquivariantLinear, checked_unique
 from .folded_polynomials import Kinds, sorted_kinds
 from .irreps import Blocks, o3, parse_irreps
-from .mace_interactions import Edges, ElementInteraction, Interaction
+from .mace_interactions import ElementEdges, ElementInteraction, Interaction
 from .per_element import PerElementEmbedding
 from .radial import DistanceExpansion, get_distance_expansion
 from .spherical_harmonics import SphericalHarmonics
@@ -48,8 +41,8 @@ def mixed(
         return linear(x, attributes)
     of_kinds = attributes.index_select(0, kinds.first)
     result = []
-    for source, W in zip(linear.sources, linear.weights, strict=True):
-        matrices = torch.tensordot(of_kinds, W * (1 / math.sqrt(W[..., 0].numel())), dims=1)
+    for source, W in zip(linear.sources, linear.scaled_weights(), strict=True):
+        matrices = torch.tensordot(of_kinds, W, dims=1)
         if len(kinds.counts) == 1:
             result.append(x[source] @ matrices[0])
             continue
@@ -248,25 +241,22 @@ class MACERepresentation(nn.Module):
     def forward(self, graph: AtomicGraph) -> list[Blocks]:
         """Blocks of features (N, 2l + 1, C) after every layer."""
         graph = as_neighbour_matrix(graph)
-        vectors = neighbour_vectors(graph)  # (N D, 3)
-        r = safe_norm(vectors).unsqueeze(-1)
-        neighbours = neighbour_matrix(graph)
-        attributes = self.describe(graph.Z).to(vectors.dtype)
+        edges = edges_of(graph, self.harmonics, self.radial, self.envelope)
+        attributes = self.describe(graph.Z).to(edges.envelope.dtype)
         # Sorting needs to know how many atoms there are of each element: not where it is traced.
         traced = isinstance(graph.Z.shape[0], torch.SymInt)
         kinds = None if self.training or traced else sorted_kinds(graph.Z)
-        elements = embeddings = None
         if self.few_elements:
-            elements = with_ghosts(attributes, graph).index_select(0, neighbours.reshape(-1))
+            elements = with_ghosts(attributes, graph).index_select(0, edges.neighbours.reshape(-1))
             embeddings = self.embedding(self.numbers).unsqueeze(1)
-        edges = Edges(
-            neighbours,
-            self.harmonics(vectors),
-            self.radial(r),
-            self.envelope(r),
-            elements,
-            embeddings,
-        )
+            edges = ElementEdges(
+                edges.neighbours,
+                edges.harmonics,
+                edges.basis,
+                edges.envelope,
+                elements,
+                embeddings,
+            )
         x, after = [self.embedding(graph.Z).unsqueeze(1)], []
         for layer in self.layers:
             x = layer(x, attributes, kinds, edges, graph)

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import (
-    AtomicGraph,
-    as_neighbour_matrix,
-    neighbour_matrix,
-    neighbour_vectors,
-    with_ghosts,
-)
-from graph_pes.tensors import safe_norm
+from graph_pes.atomic_graph import AtomicGraph, as_neighbour_matrix, with_ghosts
 
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
+from .edges import Edges, edges_of
 from .envelopes import PolynomialEnvelope
 from .equivariant import EquivariantBilinear, EquivariantLinear, Gate
 from .irreps import Blocks, blocks_with_ghosts, merged, o3, parse_irreps
 from .per_element import AtomicOneHot, PerElementEmbedding
 from .radial import Bessel
-from .radial_network import DampedRadialNetwork, RadialNetwork
+from .radial_network import DampedRadialNetwork, RadialNetwork, radial_network
 from .spherical_harmonics import SphericalHarmonics
 from .tensor_product import NeighbourTensorProduct
 
@@ -38,27 +31,10 @@ WeightsNetwork = DampedRadialNetwork | RadialNetwork
 #: Species times radial functions, up to which the first layer sums over each species.
 MAX_SPECIES_FACTORS = 64
 
+#: The network from distances to weights in the package nequip.
+ORIGINAL_MLP = {"hidden_depth": 1, "hidden_features": 128, "activation": "SiLU"}
+
 SelfInteraction = Literal["tensor_product", "linear"]
-
-
-@dataclass(frozen=True)
-class Edges:
-    """What layers need to know of the neighbours of each atom.
-
-    Attributes
-    ----------
-    neighbours
-        Shape (N, D).
-    harmonics
-        Spherical harmonics of the directions to them, shape (N D, components).
-    basis, envelope
-        Radial functions of the distances, shape (N D, B), and (N D, 1).
-    """
-
-    neighbours: Tensor
-    harmonics: Tensor
-    basis: Tensor
-    envelope: Tensor
 
 
 class Layer(nn.Module):
@@ -305,15 +281,8 @@ class Representation(nn.Module):
     def forward(self, graph: AtomicGraph) -> Blocks:
         """Blocks of ``irreps_out``."""
         graph = as_neighbour_matrix(graph)
-        vectors = neighbour_vectors(graph)  # (N D, 3)
-        r = safe_norm(vectors).unsqueeze(-1)
-        edges = Edges(
-            neighbours=neighbour_matrix(graph),
-            harmonics=self.harmonics(vectors),
-            basis=self.radial(r),
-            envelope=self.envelope(r),
-        )
-        attributes = self.attributes(graph.Z).to(vectors.dtype)
+        edges = edges_of(graph, self.harmonics, self.radial, self.envelope)
+        attributes = self.attributes(graph.Z).to(edges.envelope.dtype)
         first, *others = self.layers
         x = self.embedding(graph.Z).unsqueeze(1)
         assert isinstance(first, Layer)
@@ -334,8 +303,4 @@ def weights_network(
         # The harmonics of graph-pes 1 are normalised to 1 over the sphere, ours to 4π.
         scale = 1 / math.sqrt(4 * math.pi)
         return lambda n: DampedRadialNetwork([radial_features] * 3 + [n], scale=scale)
-    defaults = {"hidden_depth": 1, "hidden_features": 128, "activation": "SiLU"}
-    if unknown := sorted(set(settings) - set(defaults)):
-        raise ValueError(f"weights_mlp: expected some of {list(defaults)}, got {unknown}")
-    depth, width, activation = {**defaults, **settings}.values()
-    return lambda n: RadialNetwork([radial_features] + [width] * depth + [n], activation)
+    return lambda n: radial_network(radial_features, n, settings, ORIGINAL_MLP)

@@ -8,12 +8,13 @@ them out where they are needed (`NeighbourTensorProduct`), as they are many. Q i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .mlp import MLP
+from .mlp import MLP, parse_activation
 
 
 def _linear_layers(mlp: MLP) -> list[nn.Linear]:
@@ -51,7 +52,7 @@ class DampedRadialNetwork(nn.Module):
 class RadialNetwork(nn.Module):
     r"""An MLP without biases of the enveloped radial basis: :math:`w = n(f(r) \, b(r))`.
 
-    It keeps zeros: the activation has to be 0 at 0.
+    It keeps zeros, so that messages end at the cutoff.
 
     Parameters
     ----------
@@ -59,10 +60,17 @@ class RadialNetwork(nn.Module):
         Widths, from the radial basis to the weights.
     activation
         Between the layers.
+
+    Raises
+    ------
+    ValueError
+        If the activation is not 0 at 0.
     """
 
     def __init__(self, layers: Sequence[int], activation: str = "SiLU"):
         super().__init__()
+        if parse_activation(activation)(torch.zeros(1)).item() != 0:
+            raise ValueError(f"expected an activation that is 0 at 0, got {activation}")
         self.mlp = MLP(layers, activation, bias=False)
         self.n_factors = layers[-2]
         for n, linear in enumerate(_linear_layers(self.mlp)):
@@ -77,3 +85,36 @@ class RadialNetwork(nn.Module):
         for linear in hidden:
             phi = self.mlp.activation(linear(phi))
         return phi, last.weight.T
+
+
+def radial_network(
+    n_radial: int, n_weights: int, settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> RadialNetwork:
+    """The network of an argument ``weights_mlp``.
+
+    Parameters
+    ----------
+    n_radial, n_weights
+        Numbers of radial functions and of weights.
+    settings
+        Any of ``hidden_depth``, ``hidden_features`` and ``activation``.
+    defaults
+        All of them.
+
+    Raises
+    ------
+    ValueError
+        For unknown keys, or for an activation that is not 0 at 0.
+
+    Examples
+    --------
+    >>> defaults = {"hidden_depth": 2, "hidden_features": 16, "activation": "SiLU"}
+    >>> network = radial_network(8, 32, {"hidden_features": 64}, defaults)
+    >>> [layer.out_features for layer in network.mlp.linear_layers]
+    [64, 64, 32]
+    """
+    if unknown := sorted(set(settings) - set(defaults)):
+        raise ValueError(f"weights_mlp: expected some of {list(defaults)}, got {unknown}")
+    chosen = {**defaults, **settings}
+    hidden = [chosen["hidden_features"]] * chosen["hidden_depth"]
+    return RadialNetwork([n_radial, *hidden, n_weights], chosen["activation"])

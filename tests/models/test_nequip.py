@@ -255,6 +255,7 @@ def test_against_graph_pes_1(variant: str, dtype: torch.dtype) -> None:
         ({"layers": 0}, "layers: expected at least one, got 0"),
         ({"self_interaction": "quadratic"}, "self_interaction: expected 'tensor_product'"),
         ({"weights_mlp": {"width": 4}}, "weights_mlp: expected some of .* got \\['width'\\]"),
+        ({"weights_mlp": {"activation": "Sigmoid"}}, "activation that is 0 at 0, got Sigmoid"),
     ],
 )
 def test_impossible_arguments(arguments: dict[str, Any], message: str) -> None:

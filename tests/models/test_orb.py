@@ -12,18 +12,14 @@ from torch import nn
 
 from graph_pes.atomic_graph import (
     AtomicGraph,
-    as_neighbour_matrix,
     keep_at_most_k_neighbours,
     neighbour_distances,
-    neighbour_matrix,
     remove_mean_and_net_torque,
     to_batch,
 )
-from graph_pes.deploy.engine import EngineInputs, EngineModel, engine_inputs
 from graph_pes.models import AdditionModel, FixedOffset, Orb
 from graph_pes.nn.mlp import MLP
 from graph_pes.periodic_table import SYMBOLS
-from graph_pes.tensors import index_sum
 from tests.conformance.models import randomised
 from tests.strategies import molecules, structures
 
@@ -326,51 +322,3 @@ def test_default_widths() -> None:
 def test_arguments_are_checked(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"Orb: .*{message}"):
         Orb(channels=4, mlp_hidden_dim=4, layers=1, **options)
-
-
-# --- engines --------------------------------------------------------------------------------
-
-
-def with_images_as_ghosts(graph: AtomicGraph) -> tuple[EngineInputs, torch.Tensor]:
-    """As an engine does it: periodic images are atoms of their own, of which owners are known."""
-    inputs, matrix = engine_inputs(graph, torch.float64), as_neighbour_matrix(graph)
-    N, D = neighbour_matrix(matrix).shape
-    offsets = matrix.neighbour_cell_offsets.view(N, D, 3)
-    owners, seen = list(range(N)), {}
-    neighbours = inputs.neighbours.clone()
-    for i in range(N):
-        for d in range(D):
-            key = (int(neighbours[i, d]), *offsets[i, d].tolist())
-            if any(key[1:]):
-                if key not in seen:
-                    seen[key] = len(owners)
-                    owners.append(key[0])
-                neighbours[i, d] = seen[key]
-    Z = inputs.Z[torch.tensor(owners)]
-    return inputs._replace(neighbours=neighbours, Z=Z), torch.tensor(owners)
-
-
-@pytest.mark.parametrize("layers", [1, 3])
-def test_ghosts_send_messages_too(layers: int) -> None:
-    """What an atom receives from ghosts is added up by the process that owns it."""
-    model = randomised(
-        Orb(3.0, conservative=True, channels=6, layers=layers, mlp_hidden_dim=8).double()
-    ).eval()
-    atoms = bulk("Si", cubic=True)
-    atoms.rattle(0.05, seed=0)
-    graph = graph_of(atoms)
-    inputs, owners = with_images_as_ghosts(to_batch([graph]))
-    assert len(owners) > len(atoms)
-    with pytest.raises(RuntimeError, match="ghost atoms, but this process is no engine"):
-        EngineModel(model)(*inputs)
-    library = torch.library.Library("graph_pes", "IMPL")
-    library.impl("ghost_exchange", lambda x, like: x[owners], "CPU")
-    library.impl("ghost_reverse", lambda x, like: index_sum(x, owners, len(like)), "CPU")
-    try:
-        energies, gradients = EngineModel(model)(*inputs)
-    finally:
-        library._destroy()
-    torch.testing.assert_close(energies, model.predict_local_energies(graph))
-    ends = owners[inputs.neighbours].flatten()
-    forces = gradients.sum(1) - index_sum(gradients.flatten(0, 1), ends, len(atoms))
-    torch.testing.assert_close(forces, model.predict_forces(graph))
