@@ -31,10 +31,17 @@ class ReadOut(nn.Module):
         Number of scalars.
     width
         Of the hidden layer, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the width is not positive.
     """
 
     def __init__(self, channels: int, width: int | None = None):
         super().__init__()
+        if width is not None and width < 1:
+            raise ValueError(f"readout_width: expected at least 1, got {width}")
         sizes = [channels, 1] if width is None else [channels, width, 1]
         self.layers = nn.ModuleList(
             EquivariantLinear(f"{n}x0e", f"{m}x0e") for n, m in pairwise(sizes)

@@ -378,8 +378,8 @@ class Orb(GraphPESModel):
     Raises
     ------
     ValueError
-        For an unknown norm, attention gate or key of ``read_out``, and for a direct stress in a
-        conservative model.
+        For an unknown norm, attention gate or key of ``read_out``, for less than one neighbour,
+        and for a direct stress in a conservative model.
 
     Examples
     --------
@@ -411,6 +411,8 @@ class Orb(GraphPESModel):
         read_out: Mapping[str, Any] | None = None,
         direct_stress: bool = False,
     ):
+        if max_neighbours is not None and max_neighbours < 1:
+            raise ValueError(f"Orb: expected max_neighbours of at least 1, got {max_neighbours}")
         if conservative and direct_stress:
             raise ValueError("Orb: the stress of a conservative model is a derivative, not direct")
         direct = [] if conservative else ["forces", *["stress"] * direct_stress]

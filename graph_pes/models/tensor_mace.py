@@ -39,11 +39,13 @@ class TensorReadOut(nn.Module):
     Raises
     ------
     ValueError
-        If the last layer lacks an irrep that is needed.
+        If the last layer lacks an irrep that is needed, or the width is not positive.
     """
 
     def __init__(self, irreps: Sequence[Irreps], target: TensorTarget, width: int):
         super().__init__()
+        if width < 1:
+            raise ValueError(f"readout_width: expected at least 1, got {width}")
         wanted = [ir for _, ir in target.wanted]
         self.gate = Gate(o3().Irreps([(width, ir) for ir in wanted]))
         self.hidden = EquivariantLinear(irreps[-1], self.gate.irreps_in)

@@ -155,6 +155,8 @@ def parse_features(features: Mapping[str, Any]) -> tuple[Irreps, Irreps]:
                 f"features: expected channels to be a number, or a list of l_max + 1 = {l_max + 1} "
                 f"numbers, got {channels}"
             )
+        if any(n < 1 for n in per_degree):
+            raise ValueError(f"features: expected positive numbers of channels, got {channels}")
         odd = features["use_odd_parity"]
         parities = "oe" if odd else "e"
         nodes = parse_irreps(
@@ -172,6 +174,11 @@ def parse_features(features: Mapping[str, Any]) -> tuple[Irreps, Irreps]:
         raise ValueError(f"features: expected some 0e among the irreps of atoms, got {nodes}")
     if any(mul != 1 for mul, _ in edges):
         raise ValueError(f"features: expected one channel of every edge irrep, got {edges}")
+    if any(ir.p < 0 and ir.l % 2 == 0 for _, ir in edges):
+        raise ValueError(
+            "features: spherical harmonics of even degree do not change under reflection, but "
+            f"the edge irreps are {edges}"
+        )
     return nodes, edges
 
 

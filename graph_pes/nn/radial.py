@@ -23,10 +23,20 @@ class DistanceExpansion(nn.Module, ABC):
         In Å.
     trainable
         Whether the parameters of the functions are trained.
+
+    Raises
+    ------
+    ValueError
+        If there are no functions, or the cutoff is not positive.
     """
 
     def __init__(self, n_features: int, cutoff: float, trainable: bool = True):
         super().__init__()
+        if n_features < 1 or not float(cutoff) > 0:
+            raise ValueError(
+                f"{type(self).__name__}: expected at least one radial function and a cutoff in Å, "
+                f"got {n_features} and {cutoff}"
+            )
         self.n_features, self.cutoff, self.trainable = n_features, float(cutoff), trainable
 
     @abstractmethod

@@ -30,6 +30,11 @@ class SphericalHarmonics(Float64Tensors):
     degrees
         Those l that are wanted.
 
+    Raises
+    ------
+    ValueError
+        If there are none, or one is negative.
+
     Examples
     --------
     >>> SphericalHarmonics([0, 1])(torch.tensor([[0.0, 0.0, 2.0]]))
@@ -39,6 +44,8 @@ class SphericalHarmonics(Float64Tensors):
     def __init__(self, degrees: Sequence[int]):
         super().__init__()
         self.degrees = tuple(degrees)
+        if min(self.degrees, default=-1) < 0:
+            raise ValueError(f"expected degrees of at least 0 (l_max), got {list(degrees)}")
         for l in range(2, max(self.degrees, default=0) + 1):
             self.register_float64_buffer(f"step_{l}", _step(l), persistent=False)
 

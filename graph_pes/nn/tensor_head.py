@@ -74,9 +74,10 @@ class TensorTarget:
         if n is not None and (n < 2 or n % 2):
             raise ValueError(f"number_of_tps: expected an even number of tensors, got {n}")
         if self.method == "tensor_product":
-            (_, factor), *more = parse_irreps(self.irrep_tp)
-            if more:
+            factors = parse_irreps(self.irrep_tp)
+            if len(factors) != 1:
                 raise ValueError(f"irrep_tp: expected one irrep, got {self.irrep_tp!r}")
+            factor = factors[0].ir
             possible = list(factor * factor)
             if any(ir not in possible for _, ir in parse_irreps(self.irreps)):
                 raise ValueError(

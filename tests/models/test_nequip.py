@@ -242,6 +242,14 @@ def test_against_graph_pes_1(variant: str, dtype: torch.dtype) -> None:
         ),
         ({"features": {"node_irreps": "4x1o", "edge_irreps": "0e"}}, "expected some 0e"),
         (
+            {"features": {"channels": [4, 0], "l_max": 1, "use_odd_parity": True}},
+            "expected positive numbers of channels",
+        ),
+        (
+            {"features": {"node_irreps": "4x0e", "edge_irreps": "0e + 0o"}},
+            "harmonics of even degree do not change under reflection",
+        ),
+        (
             {"features": {"node_irreps": "4x0e", "edge_irreps": "2x0e"}},
             "expected one channel of every edge irrep",
         ),

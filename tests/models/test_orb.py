@@ -317,6 +317,7 @@ def test_default_widths() -> None:
         ({"read_out": {"energy": "sum"}}, "to be 'atoms' or 'mean', got 'sum'"),
         ({"read_out": {"width": 3}}, r"unknown keys \['width'\] in read_out, expected some of"),
         ({"conservative": True, "direct_stress": True}, "stress of a conservative model is"),
+        ({"max_neighbours": 0}, "expected max_neighbours of at least 1, got 0"),
     ],
 )
 def test_arguments_are_checked(options: dict[str, object], message: str) -> None:

@@ -83,7 +83,11 @@ def from_graph_pes_1(frozen: Weights, case: str, dtype: torch.dtype) -> TensorNe
 def largest_errors(
     model: TensorNet, frozen: Weights, case: str, dtype: torch.dtype
 ) -> dict[str, float]:
-    """Relative to the largest value of all structures."""
+    """Relative to the largest value of all structures.
+
+    In single precision they reach 1.6e-5 of the values of a structure by itself, where these are
+    a hundredth of the largest.
+    """
     errors, scales = {}, {}
     for n in range(sum(name.endswith(".R") for name in frozen)):
         Z, R, cell, pbc = (frozen[f"structure.{n}.{key}"] for key in ("Z", "R", "cell", "pbc"))
