@@ -143,6 +143,11 @@ class MACE(EnergyMACE):
     first_layer
         ``"mixing"`` or ``"residual"``, see above.
 
+    Raises
+    ------
+    ValueError
+        If an argument makes no sense, or an element is unknown or given twice.
+
     Examples
     --------
     >>> from ase.build import molecule

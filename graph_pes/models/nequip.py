@@ -92,6 +92,11 @@ class NequIP(GraphPESModel):
         by default 1, 128 and SiLU, gives that of the package nequip: without biases, and of
         basis functions times envelope.
 
+    Raises
+    ------
+    ValueError
+        If an argument makes no sense, or if the layers can't make what is read from the last.
+
     Examples
     --------
     >>> from ase.build import molecule
@@ -148,10 +153,16 @@ class ZEmbeddingNequIP(GraphPESModel):
         See `NequIP`.
     Z_embed_dim
         Length of the vector.
-    features, layers, self_interaction, prune_last_layer, neighbour_aggregation, radial_features
-        See `NequIP`.
+    features, layers, self_interaction, prune_last_layer, neighbour_aggregation, radial_features, \
     weights_mlp
         See `NequIP`.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> model = ZEmbeddingNequIP(cutoff=4.0, Z_embed_dim=4, layers=2)
+    >>> model.predict_forces(AtomicGraph.from_ase(molecule("H2O"), cutoff=4.0)).shape
+    torch.Size([3, 3])
     """
 
     def __init__(
@@ -282,6 +293,13 @@ class ZEmbeddingTensorNequIP(GraphTensorModel):
         See `TensorNequIP`.
     weights_mlp
         See `NequIP`.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> model = ZEmbeddingTensorNequIP(cutoff=4.0, layers=2, target_tensor_irreps="1o")
+    >>> model.predict(AtomicGraph.from_ase(molecule("H2O"), 4.0), ["tensor"])["tensor"].shape
+    torch.Size([3, 3])
     """
 
     def __init__(

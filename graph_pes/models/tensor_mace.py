@@ -172,6 +172,13 @@ class ZEmbeddingTensorMACE(GraphTensorModel):
     z_embed_dim
         Length of the learnt vector of each element. All other arguments are those of
         `TensorMACE`.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> model = ZEmbeddingTensorMACE(z_embed_dim=2, channels=4, target_tensor_irreps="1e")
+    >>> model.predict(AtomicGraph.from_ase(molecule("H2O")), ["tensor"])["tensor"].shape
+    torch.Size([3, 3])
     """
 
     def __init__(
