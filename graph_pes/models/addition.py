@@ -124,20 +124,45 @@ class TensorAdditionModel(GraphTensorModel):
     ----------
     **models
         The components.
+
+    Raises
+    ------
+    TypeError
+        If a component is not a `GraphTensorModel`.
+    ValueError
+        If there are none, if a name can't be that of a component, or if they predict different
+        properties.
+
+    Examples
+    --------
+    >>> from graph_pes.models import FixedTensorOffset, LearnableTensorOffset
+    >>> model = TensorAdditionModel(
+    ...     fixed=FixedTensorOffset(H=[1.0, 0.0]), learnt=LearnableTensorOffset(2)
+    ... )
+    >>> model.implemented_properties
+    ['tensor']
     """
 
     def __init__(self, **models: GraphTensorModel):
         _check_components("TensorAdditionModel", models, GraphTensorModel)
-        super().__init__(cutoff=max(m.cutoff_value for m in models.values()))
+        labels = {name: m.implemented_properties for name, m in models.items()}
+        label, *others = labels.values()
+        if any(other != label for other in others):
+            raise ValueError(
+                f"TensorAdditionModel: the components must predict the same property, got {labels}"
+            )
+        super().__init__(max(m.cutoff_value for m in models.values()), label)
         self.models = nn.ModuleDict(models)
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """The sum of the tensors of the components, shape (N, ...)."""
-        tensors = [
-            _component_predictions(cast(GraphTensorModel, m), graph)["tensor"].double()
-            for m in self.models.values()
+        predictions = [
+            _component_predictions(cast(GraphTensorModel, m), graph) for m in self.models.values()
         ]
-        return {"tensor": torch.stack(tensors).sum(0)}
+        return {
+            key: torch.stack([of_part[key].double() for of_part in predictions]).sum(0)
+            for key in self.implemented_properties
+        }
 
     def __getitem__(self, name: str) -> GraphTensorModel:
         return cast(GraphTensorModel, _component(self.models, name))

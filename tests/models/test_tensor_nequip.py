@@ -150,6 +150,16 @@ def test_sum_with_an_offset() -> None:
     torch.testing.assert_close(difference, expected, check_dtype=False)
 
 
+def test_sums_of_other_properties() -> None:
+    parts = {name: TensorNequIP(["H", "O"], CUTOFF, layers=1, props="charges") for name in "ab"}
+    model, graph = TensorAdditionModel(**parts).eval(), AtomicGraph.from_ase(molecule("H2O"))
+    expected = sum(part.eval().predict(graph, ["charges"])["charges"] for part in parts.values())
+    found = model.predict(graph, ["charges"])["charges"]
+    torch.testing.assert_close(found, expected.double())
+    with pytest.raises(ValueError, match="must predict the same property, got .*'tensor'"):
+        TensorAdditionModel(**parts, offset=FixedTensorOffset(H=[1.0]))
+
+
 def test_irreps_that_can_not_be_made() -> None:
     with pytest.raises(ValueError, match="the last of 1 layers has no 1e to read"):
         TensorNequIP(["H"], layers=1, target_tensor_irreps="0e + 1e")
