@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from graph_pes.models.base import GraphPESModel
+from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import ATOMIC_NUMBERS
 
 from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError, TrainingModel
@@ -45,8 +46,12 @@ def example_inputs(
 
 
 def elements_of(model: GraphPESModel) -> list[int]:
-    """Atomic numbers of the elements of a model; some of the first ones if it names none."""
-    return [ATOMIC_NUMBERS[symbol] for symbol in model.elements_seen] or [1, 6, 8, 14]
+    """Atomic numbers of the elements that a model knows, or else was made for, or of any."""
+    symbols = model.elements_seen
+    for module in model.modules():
+        if not symbols and isinstance(module, AtomicOneHot):
+            symbols = module.elements
+    return [ATOMIC_NUMBERS[symbol] for symbol in symbols or ("H", "C", "O", "Si")]
 
 
 def dtype_of(model: GraphPESModel) -> torch.dtype:

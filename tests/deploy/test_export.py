@@ -16,8 +16,10 @@ from graph_pes.atomic_graph import AtomicGraph, to_batch
 from graph_pes.deploy import ExportedModel, ExportError, export_model
 from graph_pes.deploy.engine import EngineModel, atomic_virials_from, engine_inputs, forces_from
 from graph_pes.deploy.export import check_locality
+from graph_pes.deploy.trace import elements_of
 from graph_pes.drivers.ase import GraphPESCalculator
 from graph_pes.models import (
+    EDDP,
     AdditionModel,
     FixedOffset,
     GraphPESModel,
@@ -81,6 +83,11 @@ def test_properties_of_whole_structures_are_not_for_engines(name: str, tmp_path:
     with pytest.raises(ExportError, match="whole structure"):
         export_model(row.factory().double(), tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
+
+
+def test_models_are_tried_with_elements_they_were_made_for() -> None:
+    assert elements_of(EDDP(elements=["Cu", "Zn"])) == [29, 30]
+    assert elements_of(FixedOffset(Na=1.0)) == [11]
 
 
 # --- files --------------------------------------------------------------------------------
