@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -197,13 +199,18 @@ def as_directed(graph: AtomicGraph) -> AtomicGraph:
 _BEYOND = 1000.0
 
 
-def as_neighbour_matrix(graph: AtomicGraph) -> AtomicGraph:
+def as_neighbour_matrix(graph: AtomicGraph, max_growth: float = math.inf) -> AtomicGraph:
     """A graph in which every atom has equally many edges, D, so that E = N D.
 
     Edges that fill up go from an atom to itself, with a vector that is longer than any cutoff:
     whatever is zero from there on, value and slope, needs no masks. `number_of_neighbours`
     still counts the others only. At least one edge per atom; a graph that already is such a
     matrix is returned as it is.
+
+    Parameters
+    ----------
+    max_growth
+        Also return a graph as it is that would have more than so many times its edges.
 
     Examples
     --------
@@ -220,6 +227,8 @@ def as_neighbour_matrix(graph: AtomicGraph) -> AtomicGraph:
     N, E, (i, j) = number_of_atoms(graph), number_of_edges(graph), graph.neighbour_list
     counts = number_of_neighbours(graph, include_central_atom=False)
     D = max(1, int(counts.max())) if N > 0 else 1
+    if max_growth * E < N * D:
+        return graph
     other = {key: x for key, x in graph.other.items() if key not in (TRIPLET_EDGES, TRIPLET_CUTOFF)}
     other[NEIGHBOUR_COUNTS], vectors = counts, neighbour_vectors(graph)
     if N * D == E:

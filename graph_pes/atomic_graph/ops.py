@@ -157,6 +157,15 @@ def sum_over_receivers(p: Tensor, graph: AtomicGraph) -> Tensor:
     return added_to_owners(index_sum(p, graph.neighbour_list[1], everyone.shape[0]), graph)
 
 
+def sum_outer_products_over_neighbours(a: Tensor, b: Tensor, graph: AtomicGraph) -> Tensor:
+    """Sum the outer products of edge properties (E, K) and (E, C): shape (N, K, C)."""
+    if NEIGHBOUR_COUNTS in graph.other:
+        # a neighbour matrix: one matrix product per atom, of which no edge is stored
+        N = number_of_atoms(graph)
+        return a.view(N, -1, a.shape[1]).transpose(1, 2) @ b.view(N, -1, b.shape[1])
+    return sum_over_neighbours(a.unsqueeze(2) * b.unsqueeze(1), graph)
+
+
 def sum_per_structure(x: Tensor, graph: AtomicGraph) -> Tensor:
     """Sum an atomic property (N, ...) over each structure: shape (...), or (S, ...) for a batch."""
     if graph.batch is None:

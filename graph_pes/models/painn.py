@@ -11,8 +11,10 @@ from graph_pes.atomic_graph import (
     DEFAULT_CUTOFF,
     AtomicGraph,
     PropertyKey,
+    as_neighbour_matrix,
     index_over_neighbours,
     neighbour_vectors,
+    sum_outer_products_over_neighbours,
     sum_over_neighbours,
 )
 from graph_pes.nn.envelopes import get_envelope
@@ -23,6 +25,9 @@ from graph_pes.nn.scaling import LocalEnergiesScaler
 from graph_pes.tensors import safe_norm
 
 from .base import GraphPESModel
+
+#: Sums over a neighbour matrix take 0.7 to 0.9 of the time, per edge, of those over a list.
+MAX_GROWTH = 1.3
 
 
 class Interaction(nn.Module):
@@ -60,10 +65,12 @@ class Interaction(nn.Module):
             self.phi(s).chunk(self.n_filters, -1), weight.chunk(self.n_filters), strict=True
         )
         ds, *x_v = (index_over_neighbours(phi, graph) * (basis @ W.T) for phi, W in parts)  # (E, C)
-        dv = x_v[0].unsqueeze(1) * directions.unsqueeze(2)  # (E, 3, C)
+        dv = sum_outer_products_over_neighbours(directions, x_v[0], graph)  # (N, 3, C)
         if v is not None:
-            dv = torch.addcmul(dv, x_v[1].unsqueeze(1), index_over_neighbours(v, graph))
-        return sum_over_neighbours(ds, graph), sum_over_neighbours(dv, graph)
+            dv = dv + sum_over_neighbours(
+                x_v[1].unsqueeze(1) * index_over_neighbours(v, graph), graph
+            )
+        return sum_over_neighbours(ds, graph), dv
 
 
 class Update(nn.Module):
@@ -161,6 +168,7 @@ class PaiNN(GraphPESModel):
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies, shape (N,)."""
+        graph = as_neighbour_matrix(graph, MAX_GROWTH)
         vectors = neighbour_vectors(graph)  # (E, 3)
         r = safe_norm(vectors).unsqueeze(-1)  # (E, 1)
         directions = vectors / r

@@ -25,6 +25,7 @@ from graph_pes.atomic_graph import (
     number_of_edges,
     number_of_neighbours,
     select_edges,
+    sum_outer_products_over_neighbours,
     sum_over_neighbours,
     to_batch,
     trim_edges,
@@ -285,6 +286,27 @@ def test_sums_over_a_neighbour_matrix(batch: list[ase.Atoms], cutoff: float) -> 
     expected = sum_over_neighbours((cutoff - r).clamp(min=0), graph)
     found = sum_over_neighbours((cutoff - r_matrix).clamp(min=0), matrix)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@given(structure_lists(), cutoffs)
+def test_outer_products_summed_over_a_neighbour_matrix(
+    batch: list[ase.Atoms], cutoff: float
+) -> None:
+    graph = to_batch([AtomicGraph.from_ase(atoms, cutoff, dtype=torch.float64) for atoms in batch])
+
+    def summed(graph: AtomicGraph) -> torch.Tensor:
+        v = neighbour_vectors(graph)
+        weights = (cutoff - neighbour_distances(graph)).clamp(min=0)
+        return sum_outer_products_over_neighbours(v, weights[:, None] * v.cos()[:, :2], graph)
+
+    torch.testing.assert_close(summed(as_neighbour_matrix(graph)), summed(graph))
+
+
+def test_ragged_graphs_may_stay_lists() -> None:
+    atoms = ase.Atoms("H4", [[0, 0, 0], [1, 0, 0], [2, 0, 0], [9, 0, 0]])
+    graph = AtomicGraph.from_ase(atoms, 1.5)  # 1, 2, 1 and 0 neighbours: 8 edges for 4
+    assert as_neighbour_matrix(graph, max_growth=1.9) is graph
+    assert number_of_edges(as_neighbour_matrix(graph, max_growth=2.0)) == 8
 
 
 @given(structure_lists(), cutoffs)
