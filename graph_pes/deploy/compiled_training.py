@@ -10,18 +10,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from graph_pes.atomic_graph import AtomicGraph, PropertyKey, sum_per_structure, trim_edges
+from graph_pes.atomic_graph import AtomicGraph, PropertyKey
 from graph_pes.models.base import GraphPESModel
-from graph_pes.models.derivatives import stress_from_virial, total_energy
 
 from .engine import (
     EngineInputs,
     EngineModel,
     ExportError,
     TrainingModel,
-    atomic_virials_from,
     engine_inputs,
-    forces_from,
+    predictions_from,
 )
 from .trace import TRACED, dtype_of, example_inputs, tensors_of, traced_function
 
@@ -63,20 +61,14 @@ class CompiledTraining:
         self, graph: AtomicGraph, properties: Sequence[PropertyKey]
     ) -> dict[PropertyKey, Tensor]:
         """Predict properties of a batch: see `GraphPESModel.predict`."""
-        batch = trim_edges(graph, self.model.cutoff_value)
+        batch = self.model._prepared(graph, properties)
         inputs = engine_inputs(batch, dtype_of(self.model))
         if self._compiled is None and not self._failed:
             self._compile(inputs)
         if self._compiled is None:
             return self.model.predict(graph, properties)
         energies, gradients = self._compiled(*tensors_of(self._function), *inputs)
-        results = {"local_energies": energies, "energy": total_energy(energies, batch)}
-        if "forces" in properties:
-            results["forces"] = forces_from(inputs, gradients)
-        if {"stress", "virial"} & set(properties):
-            results["virial"] = sum_per_structure(atomic_virials_from(inputs, gradients), batch)
-        if "stress" in properties:
-            results["stress"] = stress_from_virial(results["virial"], batch)
+        results = predictions_from(inputs, energies, gradients, batch, properties)
         return {key: results[key] for key in properties}
 
     def _compile(self, inputs: EngineInputs) -> None:

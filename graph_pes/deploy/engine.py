@@ -27,6 +27,7 @@ sum of ``vectors ⊗ gradients``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,14 +36,17 @@ from torch import Tensor, nn
 from graph_pes.atomic_graph import (
     PROPERTIES,
     AtomicGraph,
+    PropertyKey,
     as_directed,
     as_neighbour_matrix,
     neighbour_matrix,
     neighbour_vectors,
+    sum_per_structure,
     with_edge_vectors,
 )
 from graph_pes.atomic_graph.graph import GHOSTS, NEIGHBOUR_COUNTS
 from graph_pes.models.base import GraphPESModel, in_precision_of
+from graph_pes.models.derivatives import stress_from_virial, total_energy
 from graph_pes.tensors import index_sum
 
 #: Fewer columns than this are not told from other sizes by compiled code.
@@ -178,6 +182,24 @@ def engine_inputs(graph: AtomicGraph, dtype: torch.dtype) -> EngineInputs:
         neighbours = torch.cat([neighbours, atoms], dim=1)
     mask = torch.ones(N, dtype=torch.float64, device=vectors.device)
     return EngineInputs(vectors.to(dtype), neighbours, graph.Z, mask)
+
+
+def predictions_from(
+    inputs: EngineInputs,
+    energies: Tensor,
+    gradients: Tensor,
+    batch: AtomicGraph,
+    properties: Sequence[PropertyKey],
+) -> dict[PropertyKey, Tensor]:
+    """Energies of a batch, and what of its derivatives was asked for."""
+    results = {"local_energies": energies, "energy": total_energy(energies, batch)}
+    if "forces" in properties:
+        results["forces"] = forces_from(inputs, gradients)
+    if {"stress", "virial"} & set(properties):
+        results["virial"] = sum_per_structure(atomic_virials_from(inputs, gradients), batch)
+    if "stress" in properties:
+        results["stress"] = stress_from_virial(results["virial"], batch)
+    return results
 
 
 def forces_from(inputs: EngineInputs, gradients: Tensor) -> Tensor:

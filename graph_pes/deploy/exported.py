@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graph_pes.atomic_graph import AtomicGraph, PropertyKey, is_batch, sum_per_structure
+from graph_pes.atomic_graph import AtomicGraph, PropertyKey, is_batch
 from graph_pes.atomic_graph.ghosts import ghost_exchange
 from graph_pes.models.base import GraphPropertyModel, finished
-from graph_pes.models.derivatives import stress_from_virial, total_energy
+from graph_pes.models.derivatives import total_energy
 
-from .engine import ExportError, atomic_virials_from, engine_inputs, forces_from
+from .engine import ExportError, engine_inputs, predictions_from
 
 #: Number of the present form of exported files.
 FORMAT = 1
@@ -136,16 +136,11 @@ class ExportedModel(GraphPropertyModel):
     ) -> dict[PropertyKey, Tensor]:
         inputs = engine_inputs(batch, self.dtype)
         results = dict(zip(self.metadata.outputs, self._program(*inputs), strict=True))
-        results["energy"] = total_energy(results["local_energies"], batch)
+        energies = results["local_energies"]
         if "gradients" in results:
             gradients = results.pop("gradients")
-            if "forces" in properties:
-                results["forces"] = forces_from(inputs, gradients)
-            if {"stress", "virial"} & set(properties):
-                results["virial"] = sum_per_structure(atomic_virials_from(inputs, gradients), batch)
-        if "stress" in properties and "stress" not in results:
-            results["stress"] = stress_from_virial(results["virial"], batch)
-        return results
+            return results | predictions_from(inputs, energies, gradients, batch, properties)
+        return results | {"energy": total_energy(energies, batch)}
 
 
 def read_exported(path: str) -> tuple[Callable[..., tuple[Tensor, ...]], Metadata]:
