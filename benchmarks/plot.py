@@ -1,0 +1,86 @@
+"""Results as a picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .catalogue import OURS, Contender, title_of
+from .results import Record, Results, exponent, growth, present
+
+
+def plot(results: Results, path: Path) -> None:
+    """For each model, the cost of an atom over their number, and how many times faster ours is."""
+    models = list(dict.fromkeys(r.model for r in results.records))
+    figure = Figure(figsize=(11, 3.6 * len(models)), layout="constrained")
+    axes = figure.subplots(len(models), 2, squeeze=False)
+    for (left, right), model in zip(axes, models, strict=True):
+        records = [r for r in results.records if r.model == model]
+        left.set_title(title_of(model), loc="left")
+        draw_growth(left, records)
+        draw_ratios(right, records)
+    figure.savefig(path, dpi=120)
+
+
+def draw_growth(axes: Axes, records: list[Record]) -> None:
+    """Microseconds an atom, both axes logarithmic."""
+    for n, contender in enumerate(present(records)):
+        points = growth(records, contender)
+        if not points:
+            continue
+        atoms, times = zip(*points, strict=True)
+        label = contender.name
+        if len(points) > 1:
+            label += f" (N$^{{{exponent(atoms, times):.2f}}}$)"
+        costs = [1000 * ms / count for count, ms in points]
+        axes.loglog(atoms, costs, _line(contender), color=_colour(contender, n), label=label)
+    axes.set(xlabel="silicon atoms", ylabel="µs per atom, inference")
+    axes.grid(which="both", alpha=0.2)
+    if axes.lines:
+        axes.legend(fontsize=8)
+
+
+def draw_ratios(axes: Axes, records: list[Record]) -> None:
+    """Bars: times of the peers over that of our fastest form."""
+    cases = list(dict.fromkeys(r.case for r in records))
+    others = [c for c in present(records) if c.package != OURS]
+    found = {(r.case, r.contender): r.milliseconds for r in records}
+    best = {
+        case: min((r.milliseconds for r in records if r.case == case and _is_ours(r)), default=1)
+        for case in cases
+    }
+    positions, width = np.arange(len(cases)), 0.8 / max(1, len(others))
+    for n, contender in enumerate(others):
+        ratios = [found.get((case, contender), math.nan) / best[case] for case in cases]
+        bars = axes.barh(
+            positions + n * width,
+            ratios,
+            width,
+            color=_colour(contender, n + 2),
+            label=contender.name,
+        )
+        labels = ["" if math.isnan(ratio) else f"{ratio:.1f}" for ratio in ratios]
+        axes.bar_label(bars, labels, fontsize=7, padding=2)
+    names = [f"{task}, {structure.replace(':', ' ')}" for task, structure in cases]
+    axes.set_yticks(positions + 0.4 - width / 2, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("time over that of our fastest form")
+    if others:
+        axes.legend(fontsize=8)
+
+
+def _is_ours(record: Record) -> bool:
+    return record.package == OURS and bool(record.seconds)
+
+
+def _line(contender: Contender) -> str:
+    return "o-" if contender.compiled else "o--"
+
+
+def _colour(contender: Contender, n: int) -> str:
+    return "black" if contender.package == OURS else f"C{n}"

@@ -1,0 +1,53 @@
+"""graph-pes, version 1 or 2; only the latter compiles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import ase
+from ase.calculators.calculator import Calculator
+
+from graph_pes.atomic_graph import AtomicGraph, to_batch
+
+from ..structures import CUTOFF
+from . import Predict, made_from
+
+
+class Package:
+    """See the protocol."""
+
+    def __init__(self, entry: dict[str, Any], elements: list[str], device: str, stress: bool):
+        self.module = made_from(entry, elements=elements).to(device)
+        self.device, self.stress = device, stress
+        self._predictor = self.module
+        self._compile = False
+
+    def predictor(self, structures: Sequence[ase.Atoms]) -> Predict:
+        batch = to_batch([AtomicGraph.from_ase(s, CUTOFF) for s in structures]).to(self.device)
+        direct = "forces" in self.module.implemented_properties
+        properties = ["energy", "forces", *(["stress"] if self.stress and not direct else [])]
+        return lambda: self._predictor.predict(batch, properties)
+
+    def calculator(self) -> Calculator:
+        options = {"compile": True} if self._compile else {}
+        return self.module.ase_calculator(**options)
+
+    def compile(self, task: str, is_batch: bool, cache: str) -> None:
+        from graph_pes.deploy import compiled
+        from graph_pes.deploy.compiled_training import CompiledTraining
+
+        self._compile = True
+        logging.getLogger("graph_pes").addHandler(_WarningsAreErrors(logging.WARNING))
+        if task == "training":
+            self._predictor = CompiledTraining(self.module)
+        else:
+            self._predictor = compiled(self.module.eval())
+
+
+class _WarningsAreErrors(logging.Handler):
+    """Models that can't be compiled run as they are, with a warning: not what is to be timed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(record.getMessage())
