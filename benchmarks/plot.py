@@ -20,15 +20,22 @@ def plot(results: Results, path: Path) -> None:
     axes = figure.subplots(len(models), 2, squeeze=False)
     for (left, right), model in zip(axes, models, strict=True):
         records = [r for r in results.records if r.model == model]
-        left.set_title(title_of(model), loc="left")
         draw_growth(left, records)
         draw_ratios(right, records)
+        right.set_title(title_of(model), loc="left")
     figure.savefig(path, dpi=120)
+
+
+def colours(records: list[Record]) -> dict[Contender, str]:
+    """Black for ours, another colour for each peer."""
+    who = present(records)
+    peers = [contender for contender in who if contender.package != OURS]
+    return {c: f"C{peers.index(c)}" if c in peers else "black" for c in who}
 
 
 def draw_growth(axes: Axes, records: list[Record]) -> None:
     """Microseconds an atom, both axes logarithmic."""
-    for n, contender in enumerate(present(records)):
+    for contender, colour in colours(records).items():
         points = growth(records, contender)
         if not points:
             continue
@@ -37,30 +44,32 @@ def draw_growth(axes: Axes, records: list[Record]) -> None:
         if len(points) > 1:
             label += f" (N$^{{{exponent(atoms, times):.2f}}}$)"
         costs = [1000 * ms / count for count, ms in points]
-        axes.loglog(atoms, costs, _line(contender), color=_colour(contender, n), label=label)
+        axes.loglog(atoms, costs, _line(contender), color=colour, label=label)
     axes.set(xlabel="silicon atoms", ylabel="µs per atom, inference")
     axes.grid(which="both", alpha=0.2)
     if axes.lines:
         axes.legend(fontsize=8)
+    else:
+        axes.set_axis_off()
 
 
 def draw_ratios(axes: Axes, records: list[Record]) -> None:
     """Bars: times of the peers over that of our fastest form."""
     cases = list(dict.fromkeys(r.case for r in records))
-    others = [c for c in present(records) if c.package != OURS]
+    others = {c: colour for c, colour in colours(records).items() if c.package != OURS}
     found = {(r.case, r.contender): r.milliseconds for r in records}
     best = {
         case: min((r.milliseconds for r in records if r.case == case and _is_ours(r)), default=1)
         for case in cases
     }
     positions, width = np.arange(len(cases)), 0.8 / max(1, len(others))
-    for n, contender in enumerate(others):
+    for n, (contender, colour) in enumerate(others.items()):
         ratios = [found.get((case, contender), math.nan) / best[case] for case in cases]
         bars = axes.barh(
             positions + n * width,
             ratios,
             width,
-            color=_colour(contender, n + 2),
+            color=colour,
             label=contender.name,
         )
         labels = ["" if math.isnan(ratio) else f"{ratio:.1f}" for ratio in ratios]
@@ -71,7 +80,8 @@ def draw_ratios(axes: Axes, records: list[Record]) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("time over that of our fastest form")
     if others:
-        axes.legend(fontsize=8)
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False}
+        axes.legend(fontsize=8, ncols=len(others), **place)
 
 
 def _is_ours(record: Record) -> bool:
@@ -80,7 +90,3 @@ def _is_ours(record: Record) -> bool:
 
 def _line(contender: Contender) -> str:
     return "o-" if contender.compiled else "o--"
-
-
-def _colour(contender: Contender, n: int) -> str:
-    return "black" if contender.package == OURS else f"C{n}"
