@@ -8,12 +8,20 @@ are looked up. In all other graphs there are no ghosts, and nothing happens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 
 import torch
 from torch import Tensor
 
+from graph_pes.tensors import index_sum
+
 from .graph import GHOSTS, AtomicGraph
+
+#: Of ghosts that are images of atoms of this process: see `images_of`.
+_OWNERS: ContextVar[Tensor | None] = ContextVar("owners", default=None)
 
 
 def with_ghosts(x: Tensor, graph: AtomicGraph) -> Tensor:
@@ -57,6 +65,22 @@ def added_to_owners(x: Tensor, graph: AtomicGraph) -> Tensor:
     return rows.view(graph.Z.shape[0], *x.shape[1:])
 
 
+@contextmanager
+def images_of(owners: Tensor) -> Iterator[None]:
+    """For the time of a block, ghosts are images of atoms of this process.
+
+    Parameters
+    ----------
+    owners
+        Index of the atom that each of all M atoms is: shape (M,).
+    """
+    token = _OWNERS.set(owners)
+    try:
+        yield
+    finally:
+        _OWNERS.reset(token)
+
+
 def ghost_exchange() -> torch._ops.OpOverload:
     """The operator ``graph_pes::ghost_exchange(x (N, C), like (M,)) -> (M, C)``.
 
@@ -69,15 +93,20 @@ def ghost_exchange() -> torch._ops.OpOverload:
 
 
 @cache
-def _register_operators() -> torch.library.Library:
-    """Declare the operators to torch, until the object that is returned is deleted."""
+def _register_operators() -> torch.library.Library | None:
+    """Declare the operators to torch, until the object that is returned is deleted.
+
+    Not where the plugin of an engine has done so in this process.
+    """
+    if hasattr(torch.ops.graph_pes, "ghost_exchange"):
+        return None
     operators = torch.library.Library("graph_pes", "FRAGMENT")
     for name, adjoint in (
         ("ghost_exchange", "ghost_reverse"),
         ("ghost_reverse", "ghost_exchange"),
     ):
         operators.define(f"{name}(Tensor x, Tensor like) -> Tensor")
-        operators.impl(name, _in_one_process, "CompositeExplicitAutograd")
+        operators.impl(name, partial(_in_one_process, name), "CompositeExplicitAutograd")
         torch.library.register_fake(f"graph_pes::{name}", _shape_only, lib=operators)
         torch.library.register_autograd(
             f"graph_pes::{name}",
@@ -88,11 +117,17 @@ def _register_operators() -> torch.library.Library:
     return operators
 
 
-def _in_one_process(x: Tensor, like: Tensor) -> Tensor:
+def _in_one_process(name: str, x: Tensor, like: Tensor) -> Tensor:
+    owners = _OWNERS.get()
+    if owners is not None:
+        if name == "ghost_exchange":
+            return x.index_select(0, owners)
+        return index_sum(x, owners, like.shape[0])
     if x.shape[0] != like.shape[0]:
         raise RuntimeError(
-            f"there are {like.shape[0] - x.shape[0]} ghost atoms, but this process is no engine "
-            "that could exchange them: load the plugin of the engine, or pass all atoms as its own"
+            f"there are {abs(like.shape[0] - x.shape[0])} ghost atoms, but this process is no "
+            "engine that could exchange them: load the plugin of the engine, or pass all atoms as "
+            "its own"
         )
     return x.clone()
 

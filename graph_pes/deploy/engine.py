@@ -104,13 +104,21 @@ class EngineModel(nn.Module):
         """The outputs, in order."""
         with torch.enable_grad():
             vectors = vectors.detach().requires_grad_()
-            graph = engine_graph(vectors, neighbours, Z, self.cutoff)
-            graph = graph._replace(other={**graph.other, GHOSTS: Z})
-            results = dict(self.model(in_precision_of(self.model, graph)))
-            energies = results["local_energies"] = results["local_energies"].double()
+            results = self.predictions(vectors, neighbours, Z)
+            energies = results["local_energies"]
             if "gradients" in self.outputs:
                 results["gradients"] = _gradient((energies * mask).sum(), vectors)
         return tuple(results[name].detach() for name in self.outputs)
+
+    def predictions(
+        self, vectors: Tensor, neighbours: Tensor, Z: Tensor
+    ) -> dict[PropertyKey, Tensor]:
+        """What the model itself predicts, which can be differentiated."""
+        graph = engine_graph(vectors, neighbours, Z, self.cutoff)
+        graph = graph._replace(other={**graph.other, GHOSTS: Z})
+        results = dict(self.model(in_precision_of(self.model, graph)))
+        results["local_energies"] = results["local_energies"].double()
+        return results
 
 
 class TrainingModel(nn.Module):

@@ -19,6 +19,7 @@ from graph_pes.models.base import GraphPESModel
 
 from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
 from .exported import METADATA_FILE, Metadata, read_exported
+from .reach import exchanges_ghosts, layers_of
 from .trace import dtype_of, example_inputs, traced_program
 
 #: Atoms and columns of the inputs on which a file is compared with its model.
@@ -86,10 +87,10 @@ def export_model(
 
 def metadata_of(model: GraphPESModel, program: torch.export.ExportedProgram) -> Metadata:
     """What there is to know of a model and its traced program."""
-    exchanged = [
+    widths = [
         node.meta["val"].shape[1]
         for node in program.graph.nodes
-        if node.op == "call_function" and "ghost_exchange" in str(node.target)
+        if node.op == "call_function" and "graph_pes.ghost_" in str(node.target)
     ]
     return Metadata(
         cutoff=model.cutoff_value,
@@ -98,8 +99,9 @@ def metadata_of(model: GraphPESModel, program: torch.export.ExportedProgram) -> 
         elements=model.elements_seen,
         fitted=bool(model._has_been_pre_fit),
         outputs=list(EngineModel(model).outputs),
-        exchanges=len(exchanged),
-        exchange_width=max(exchanged, default=0),
+        layers=layers_of(model),
+        exchanges_ghosts=exchanges_ghosts(model),
+        exchange_widths=widths,
         graph_pes=importlib.metadata.version("graph-pes"),
         torch=torch.__version__,
     )

@@ -20,7 +20,7 @@ from graph_pes.models.derivatives import total_energy
 from .engine import ExportError, engine_inputs, predictions_from
 
 #: Number of the present form of exported files.
-FORMAT = 1
+FORMAT = 2
 
 #: Name of the metadata in the archive of a portable file.
 METADATA_FILE = "graph_pes.json"
@@ -44,8 +44,16 @@ class Metadata:
         Whether it was fitted to just these.
     outputs
         Names of what a call returns: see `EngineModel`.
-    exchanges, exchange_width
-        How many times ghost atoms are exchanged, and the most numbers per atom in one of them.
+    layers
+        How many steps from neighbour to neighbour the energies of atoms reach.
+    exchanges_ghosts
+        Whether the model runs on a part of a structure, and asks the engine for what it has to
+        know of ghost atoms; otherwise the engine has to let it compute them as well, up to
+        ``layers`` steps away.
+    exchange_widths
+        Numbers per atom in each exchange of ghosts, in order.
+    radial_tables
+        Size and errors of the tables that stand for networks of the distance, or ``"none"``.
     energy_unit, length_unit
         eV and Å.
     graph_pes, torch
@@ -60,8 +68,10 @@ class Metadata:
     elements: list[str]
     fitted: bool
     outputs: list[str]
-    exchanges: int
-    exchange_width: int
+    layers: int
+    exchanges_ghosts: bool
+    exchange_widths: list[int]
+    radial_tables: str
     graph_pes: str
     torch: str
     energy_unit: str = "eV"
@@ -166,6 +176,8 @@ def read_exported(path: str) -> tuple[Callable[..., tuple[Tensor, ...]], Metadat
             f"{path} has format {strings['format']}, but this version of graph-pes reads formats "
             f"up to {FORMAT}: upgrade graph-pes"
         )
+    if int(strings["format"]) < FORMAT:
+        raise ExportError(f"{path} was made by an older version of graph-pes: export it again")
     return program, Metadata.from_strings(strings)
 
 

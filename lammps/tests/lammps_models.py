@@ -1,0 +1,110 @@
+"""The smallest models of each architecture: to compile one takes many seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from graph_pes.atomic_graph import AtomicGraph, neighbour_distances
+from graph_pes.models import (
+    EDDP,
+    MACE,
+    AdditionModel,
+    FixedOffset,
+    GraphPESModel,
+    LennardJones,
+    NequIP,
+    Orb,
+    PaiNN,
+    SchNet,
+    SmoothedPairPotential,
+    StillingerWeber,
+    TensorNet,
+)
+from tests.conformance.models import randomised
+
+ELEMENTS = ["Si", "O"]
+CUTOFF = 3.5
+FEATURES = {"channels": [4, 2], "l_max": 1, "use_odd_parity": True}
+
+
+def pair() -> GraphPESModel:
+    return SmoothedPairPotential(LennardJones(CUTOFF, epsilon=0.1, sigma=1.9))
+
+
+def sum_of_models() -> GraphPESModel:
+    """Of a network, of three-body potentials, and of energies of atoms."""
+    return AdditionModel(
+        network=PaiNN(channels=4, radial_features=5, layers=2, cutoff=CUTOFF),
+        three_body=EDDP(ELEMENTS, CUTOFF, features=3, three_body_cutoff=2.5),
+        silicon=StillingerWeber(sigma=1.7),
+        offset=FixedOffset(Si=-100.0, O=-200.0),
+    )
+
+
+class WithoutHook(GraphPESModel):
+    """Looks its neighbours up by itself, as models of users may: ghosts must be computed."""
+
+    def __init__(self) -> None:
+        super().__init__(3.0, ["local_energies"])
+        self.weight = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, graph: AtomicGraph) -> dict[str, Tensor]:
+        """Local energies after three layers."""
+        i, j = graph.neighbour_list
+        near = (1 - (neighbour_distances(graph) / self.cutoff).clamp(max=1) ** 2) ** 3
+        x = graph.Z.to(near) / 10
+        for _ in range(3):
+            x = x + torch.tanh(torch.zeros_like(x).index_add(0, i, near * x[j] * self.weight))
+        return {"local_energies": x}
+
+
+class DirectForces(GraphPESModel):
+    """Predicts the forces themselves, which are no derivatives of its energies."""
+
+    def __init__(self) -> None:
+        super().__init__(3.0, ["local_energies", "forces"])
+        self.weight = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, graph: AtomicGraph) -> dict[str, Tensor]:
+        """Local energies, and forces towards the neighbours."""
+        from graph_pes.atomic_graph import neighbour_vectors, sum_over_neighbours
+
+        near = (1 - (neighbour_distances(graph) / self.cutoff).clamp(max=1) ** 2) ** 3
+        forces = sum_over_neighbours(near.unsqueeze(1) * neighbour_vectors(graph), graph)
+        return {
+            "local_energies": sum_over_neighbours(near, graph) * self.weight,
+            "forces": forces * self.weight,
+        }
+
+
+FACTORIES: dict[str, Callable[[], GraphPESModel]] = {
+    "NequIP": lambda: NequIP(ELEMENTS, cutoff=CUTOFF, layers=2, features=FEATURES),
+    "MACE": lambda: MACE(
+        ELEMENTS,
+        cutoff=CUTOFF,
+        channels=2,
+        l_max=1,
+        layers=2,
+        correlation=2,
+        weights_mlp={"hidden_depth": 1},
+    ),
+    "sum": sum_of_models,
+    "TensorNet": lambda: TensorNet(CUTOFF, radial_features=4, channels=4, layers=1),
+    "Orb": lambda: Orb(CUTOFF, conservative=True, channels=6, layers=2, mlp_hidden_dim=8),
+    "SchNet": lambda: SchNet(channels=6, expansion_features=8, layers=3, cutoff=CUTOFF),
+    "pair": pair,
+    "without-hook": WithoutHook,
+    "direct-forces": DirectForces,
+}
+
+
+def make_model(name: str) -> GraphPESModel:
+    """The same weights, in double precision, each time."""
+    torch.manual_seed(0)
+    model = FACTORIES[name]().double()
+    if name in ("pair", "without-hook", "direct-forces"):
+        return model.eval()
+    return randomised(model, factor=1.0 if name == "MACE" else 1.3).eval()
