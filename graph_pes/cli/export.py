@@ -21,6 +21,7 @@ def export(
     dtype: str | None = None,
     device: str = "cpu",
     mode: Literal["compiled", "portable"] = "compiled",
+    table_tolerance: float | None = None,
 ) -> None:
     """Export the model in a file.
 
@@ -33,8 +34,11 @@ def export(
     if not isinstance(loaded, GraphPESModel):
         raise TypeError(f"{model} holds a {type(loaded).__name__}, which predicts no energies")
     precision = None if dtype is None else getattr(torch, dtype)
-    metadata = export_model(loaded, out, dtype=precision, device=device, mode=mode)
+    metadata = export_model(
+        loaded, out, dtype=precision, device=device, mode=mode, table_tolerance=table_tolerance
+    )
     logger.info("%s: %s, cutoff %g Å", out, metadata.dtype, metadata.cutoff)
+    logger.info("Radial tables: %s", metadata.radial_tables)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,6 +53,13 @@ def main(argv: list[str] | None = None) -> None:
         choices=["compiled", "portable"],
         default="compiled",
         help="code for processors like this one's, or operations for any machine with torch",
+    )
+    parser.add_argument(
+        "--table-tolerance",
+        type=float,
+        metavar="ERROR",
+        help="largest relative error of energies and forces by tables that replace networks of "
+        "the distance, 0 for no tables; default: 1e-6 in float32, 0 in float64",
     )
     arguments = parser.parse_args(argv)
     run_command(lambda: export(**vars(arguments)))

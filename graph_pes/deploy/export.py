@@ -19,6 +19,7 @@ from graph_pes.models.base import GraphPESModel
 
 from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
 from .exported import METADATA_FILE, Metadata, read_exported
+from .radial_tables import TableReport, with_radial_tables
 from .reach import exchanges_ghosts, layers_of
 from .trace import dtype_of, example_inputs, traced_program
 
@@ -28,6 +29,9 @@ CHECKED_SIZES = ((1, MIN_COLUMNS), (7, 5), (61, 23))
 #: Largest difference allowed, relative to the largest value.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 
+#: Errors of `with_radial_tables`.
+DEFAULT_TABLE_TOLERANCES = {torch.float32: 1e-6, torch.float64: 0.0}
+
 
 def export_model(
     model: GraphPESModel,
@@ -36,6 +40,7 @@ def export_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     mode: Literal["compiled", "portable"] = "compiled",
+    table_tolerance: float | None = None,
 ) -> Metadata:
     """Write a model, with its derivatives, as a program that needs no Python.
 
@@ -55,6 +60,10 @@ def export_model(
     mode
         ``"compiled"`` for machine code, by AOTInductor, that runs on processors like this
         one's; ``"portable"`` for operations that any machine runs with torch.
+    table_tolerance
+        Networks of the distance alone are replaced by tables with at most this error of energies
+        and forces, relative to the largest; 0 for no tables. By default 1e-6 in float32, below
+        what rounding does, and 0 in float64.
 
     Raises
     ------
@@ -70,8 +79,11 @@ def export_model(
         raise ExportError(f"expected a GraphPESModel, got {type(model).__name__}")
     model = copy.deepcopy(model).eval().to(device=device, dtype=dtype)
     check_locality(model)
-    program = traced_program(model)
-    metadata = metadata_of(model, program)
+    if table_tolerance is None:
+        table_tolerance = DEFAULT_TABLE_TOLERANCES[dtype_of(model)]
+    tabulated, tables = with_radial_tables(model, table_tolerance)
+    program = traced_program(tabulated)
+    metadata = metadata_of(model, program, tables)
     with tempfile.TemporaryDirectory() as folder:
         made = os.path.join(folder, "model.pt2")
         if mode == "portable":
@@ -85,7 +97,9 @@ def export_model(
     return metadata
 
 
-def metadata_of(model: GraphPESModel, program: torch.export.ExportedProgram) -> Metadata:
+def metadata_of(
+    model: GraphPESModel, program: torch.export.ExportedProgram, tables: TableReport | None
+) -> Metadata:
     """What there is to know of a model and its traced program."""
     widths = [
         node.meta["val"].shape[1]
@@ -102,6 +116,7 @@ def metadata_of(model: GraphPESModel, program: torch.export.ExportedProgram) -> 
         layers=layers_of(model),
         exchanges_ghosts=exchanges_ghosts(model),
         exchange_widths=widths,
+        radial_tables="none" if tables is None else str(tables),
         graph_pes=importlib.metadata.version("graph-pes"),
         torch=torch.__version__,
     )

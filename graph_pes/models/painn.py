@@ -21,6 +21,7 @@ from graph_pes.nn.envelopes import get_envelope
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.radial import Bessel
+from graph_pes.nn.radial_table import RadialLinear
 from graph_pes.nn.scaling import LocalEnergiesScaler
 from graph_pes.tensors import safe_norm
 
@@ -52,7 +53,7 @@ class Interaction(nn.Module):
     def __init__(self, channels: int, radial_features: int, first: bool):
         super().__init__()
         self.n_filters = 2 if first else 3
-        self.filters = nn.Linear(radial_features, self.n_filters * channels)
+        self.filters = RadialLinear(radial_features, self.n_filters * channels)
         self.phi = MLP([channels, channels, self.n_filters * channels], activation="SiLU")
 
     def forward(

@@ -17,6 +17,7 @@ from graph_pes.nn.envelopes import CosineEnvelope
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.radial import DistanceExpansion, GaussianSmearing, get_distance_expansion
+from graph_pes.nn.radial_table import RadialMLP
 from graph_pes.nn.scaling import LocalEnergiesScaler
 from graph_pes.tensors import index_sum, safe_norm
 
@@ -39,7 +40,7 @@ class Interaction(nn.Module):
     def __init__(self, channels: int, expansion_features: int):
         super().__init__()
         self.linear = nn.Linear(channels, channels, bias=False)
-        self.filters = MLP([expansion_features, channels, channels], "ShiftedSoftplus")
+        self.filters = RadialMLP([expansion_features, channels, channels], "ShiftedSoftplus")
         self.mlp = MLP([channels, channels, channels], "ShiftedSoftplus")
 
     def forward(

@@ -25,6 +25,7 @@ from .cartesian import (
 )
 from .mlp import MLP
 from .per_element import PerElementEmbedding
+from .radial_table import RadialLinear, RadialMLP
 from .trilinear import distinct
 
 Group = Literal["O(3)", "SO(3)"]
@@ -127,7 +128,7 @@ class Embedding(nn.Module):
         self.self_edges = variant.self_edges
         self.elements = PerElementEmbedding(channels)
         self.pairs = nn.Linear(2 * channels, channels, bias=variant.pair_bias)
-        self.filters = nn.Linear(radial_features, 3 * channels)
+        self.filters = RadialLinear(radial_features, 3 * channels)
         self.norm = nn.LayerNorm(channels)
         self.scales = MLP([channels, 2 * channels, 3 * channels], "SiLU", activate_last=True)
         self.mix = MatrixLinear(channels)
@@ -209,7 +210,8 @@ class Interaction(nn.Module):
         self.mixed_messages, self.self_edges = variant.mixed_messages, variant.self_edges
         self.group = group
         hidden = [int(width * channels) for width in variant.filter_layers]
-        self.filters = MLP([radial_features, *hidden, 3 * channels], "SiLU", activate_last=True)
+        layers = [radial_features, *hidden, 3 * channels]
+        self.filters = RadialMLP(layers, "SiLU", activate_last=True)
         self.mix = MatrixLinear(channels)
         self.mix_products = MatrixLinear(channels)
         self.product = MatrixProduct(symmetric=group == "O(3)")
