@@ -1,7 +1,7 @@
 """Structures as graphs: the data structure, neighbour lists, batches and sums over them."""
 
 from .batching import CustomPropertyBatcher, register_custom_batcher, to_batch
-from .ghosts import added_to_owners, with_ghosts
+from .ghosts import Z_with_ghosts, added_to_owners, all_with_ghosts, with_ghosts
 from .graph import DEFAULT_CUTOFF, AtomicGraph, replace
 from .neighbours import (
     as_directed,
@@ -95,5 +95,7 @@ __all__ = [
     "undirected_edges",
     "with_edge_vectors",
     "with_ghosts",
+    "all_with_ghosts",
+    "Z_with_ghosts",
     "with_triplets",
 ]

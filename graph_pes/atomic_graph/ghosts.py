@@ -8,7 +8,8 @@ are looked up. In all other graphs there are no ghosts, and nothing happens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
@@ -27,8 +28,6 @@ _OWNERS: ContextVar[Tensor | None] = ContextVar("owners", default=None)
 def with_ghosts(x: Tensor, graph: AtomicGraph) -> Tensor:
     """Add the rows of ghost atoms, from the processes that own them, to ``x`` (N, ...).
 
-    Where neighbours have several properties, exchange them all at once.
-
     Returns
     -------
     Tensor
@@ -40,6 +39,23 @@ def with_ghosts(x: Tensor, graph: AtomicGraph) -> Tensor:
     everyone = graph.other[GHOSTS]
     rows = ghost_exchange()(x.reshape(x.shape[0], -1), everyone)
     return rows.view(everyone.shape[0], *x.shape[1:])
+
+
+def all_with_ghosts(tensors: Sequence[Tensor], graph: AtomicGraph) -> list[Tensor]:
+    """Add the rows of ghost atoms to each of several tensors (N, ...), in one exchange."""
+    if GHOSTS not in graph.other or not tensors:
+        return list(tensors)
+    sizes = [math.prod(x.shape[1:]) for x in tensors]
+    rows = with_ghosts(torch.cat([x.flatten(1) for x in tensors], dim=1), graph)
+    return [
+        part.unflatten(1, x.shape[1:])
+        for part, x in zip(rows.split(sizes, dim=1), tensors, strict=True)
+    ]
+
+
+def Z_with_ghosts(graph: AtomicGraph) -> Tensor:
+    """Atomic numbers of all atoms, the ghosts among them, which need no exchange: shape (M,)."""
+    return graph.other.get(GHOSTS, graph.Z)
 
 
 def added_to_owners(x: Tensor, graph: AtomicGraph) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from graph_pes.tensors import determinant_3x3, index_sum, left_aligned_div, safe_norm
 
-from .ghosts import added_to_owners, with_ghosts
-from .graph import EDGE_VECTORS, GHOSTS, NEIGHBOUR_COUNTS, AtomicGraph
+from .ghosts import Z_with_ghosts, added_to_owners, with_ghosts
+from .graph import EDGE_VECTORS, NEIGHBOUR_COUNTS, AtomicGraph
 from .properties import PropertyKey
 
 # --- what a graph is ---------------------------------------------------------------------
@@ -153,7 +153,7 @@ def sum_over_neighbours(p: Tensor, graph: AtomicGraph) -> Tensor:
 
 def sum_over_receivers(p: Tensor, graph: AtomicGraph) -> Tensor:
     """Sum an edge property (E, ...) over the edges that lead to each atom: shape (N, ...)."""
-    everyone = graph.other.get(GHOSTS, graph.Z)
+    everyone = Z_with_ghosts(graph)
     return added_to_owners(index_sum(p, graph.neighbour_list[1], everyone.shape[0]), graph)
 
 
@@ -181,7 +181,7 @@ def index_over_neighbours(x: Tensor, graph: AtomicGraph) -> Tensor:
 
 def neighbour_Z(graph: AtomicGraph) -> Tensor:
     """Atomic number of the neighbour of each edge: shape (E,)."""
-    return graph.other.get(GHOSTS, graph.Z).index_select(0, graph.neighbour_list[1])
+    return Z_with_ghosts(graph).index_select(0, graph.neighbour_list[1])
 
 
 def number_of_neighbours(graph: AtomicGraph, include_central_atom: bool = True) -> Tensor:

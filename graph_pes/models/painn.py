@@ -11,8 +11,8 @@ from graph_pes.atomic_graph import (
     DEFAULT_CUTOFF,
     AtomicGraph,
     PropertyKey,
+    all_with_ghosts,
     as_neighbour_matrix,
-    index_over_neighbours,
     neighbour_vectors,
     sum_outer_products_over_neighbours,
     sum_over_neighbours,
@@ -62,15 +62,13 @@ class Interaction(nn.Module):
         """From s (N, C), v (N, 3, C), basis (E, B + 1), directions (E, 3): changes of s and v."""
         # The last basis function is the envelope itself, which multiplies the bias.
         weight = torch.cat([self.filters.weight, self.filters.bias[:, None]], dim=1)
-        parts = zip(
-            self.phi(s).chunk(self.n_filters, -1), weight.chunk(self.n_filters), strict=True
-        )
-        ds, *x_v = (index_over_neighbours(phi, graph) * (basis @ W.T) for phi, W in parts)  # (E, C)
+        phi, *v_all = all_with_ghosts([self.phi(s), *([] if v is None else [v])], graph)
+        j = graph.neighbour_list[1]
+        parts = zip(phi.chunk(self.n_filters, -1), weight.chunk(self.n_filters), strict=True)
+        ds, *x_v = (part.index_select(0, j) * (basis @ W.T) for part, W in parts)  # (E, C)
         dv = sum_outer_products_over_neighbours(directions, x_v[0], graph)  # (N, 3, C)
-        if v is not None:
-            dv = dv + sum_over_neighbours(
-                x_v[1].unsqueeze(1) * index_over_neighbours(v, graph), graph
-            )
+        for v_j in v_all:
+            dv = dv + sum_over_neighbours(x_v[1].unsqueeze(1) * v_j.index_select(0, j), graph)
         return sum_over_neighbours(ds, graph), dv
 
 

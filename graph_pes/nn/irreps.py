@@ -20,9 +20,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from graph_pes.atomic_graph import AtomicGraph, with_ghosts
-from graph_pes.atomic_graph.graph import GHOSTS
-
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
 
@@ -95,18 +92,6 @@ def clebsch_gordan(l1: int, l2: int, l3: int) -> Tensor:
         exchanged = order in ([1, 0, 2], [0, 2, 1], [2, 1, 0])
         C = C * torch.sign(first) * (-1 if exchanged else 1)
     return C.permute([order.index(axis) for axis in range(3)]).contiguous()
-
-
-def blocks_with_ghosts(blocks: Sequence[Tensor], graph: AtomicGraph) -> Blocks:
-    """Add the rows of ghost atoms to every block (N, 2l + 1, mul), in one exchange."""
-    if GHOSTS not in graph.other:
-        return list(blocks)
-    sizes = [block.shape[1] * block.shape[2] for block in blocks]
-    rows = with_ghosts(torch.cat([block.flatten(1) for block in blocks], dim=1), graph)
-    return [
-        part.unflatten(1, block.shape[1:])
-        for part, block in zip(rows.split(sizes, dim=1), blocks, strict=True)
-    ]
 
 
 def from_e3nn_rows(x: Tensor, irreps: Irreps) -> Blocks:

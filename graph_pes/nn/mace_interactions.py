@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph
+from graph_pes.atomic_graph import AtomicGraph, all_with_ghosts
 
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
 from .edges import Edges
 from .equivariant import EquivariantLinear
-from .irreps import Blocks, blocks_with_ghosts, o3, parse_irreps
+from .irreps import Blocks, o3, parse_irreps
 from .radial_network import radial_network
 from .tensor_product import NeighbourTensorProduct
 
@@ -103,7 +103,7 @@ class Interaction(nn.Module):
     def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
         """From blocks of ``irreps_in`` to blocks of ``irreps_out``."""
         phi, V = self.radial_network(edges.basis, edges.envelope)
-        h = blocks_with_ghosts(self.pre_linear(x), graph)
+        h = all_with_ghosts(self.pre_linear(x), graph)
         sums = self.product(h, edges.harmonics, phi, V, edges.neighbours)
         return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph, as_neighbour_matrix, with_ghosts
+from graph_pes.atomic_graph import AtomicGraph, Z_with_ghosts, as_neighbour_matrix
 
 from .aggregation import NeighbourAggregationMode
 from .edges import Edges, edges_of
@@ -242,12 +242,13 @@ class MACERepresentation(nn.Module):
         """Blocks of features (N, 2l + 1, C) after every layer."""
         graph = as_neighbour_matrix(graph)
         edges = edges_of(graph, self.harmonics, self.radial, self.envelope)
-        attributes = self.describe(graph.Z).to(edges.envelope.dtype)
+        of_everyone = self.describe(Z_with_ghosts(graph)).to(edges.envelope.dtype)
+        attributes = of_everyone.narrow(0, 0, graph.Z.shape[0])
         # Sorting needs to know how many atoms there are of each element: not where it is traced.
         traced = isinstance(graph.Z.shape[0], torch.SymInt)
         kinds = None if self.training or traced else sorted_kinds(graph.Z)
         if self.few_elements:
-            elements = with_ghosts(attributes, graph).index_select(0, edges.neighbours.reshape(-1))
+            elements = of_everyone.index_select(0, edges.neighbours.reshape(-1))
             embeddings = self.embedding(self.numbers).unsqueeze(1)
             edges = ElementEdges(
                 edges.neighbours,

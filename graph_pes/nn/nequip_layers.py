@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph, as_neighbour_matrix, with_ghosts
+from graph_pes.atomic_graph import (
+    AtomicGraph,
+    Z_with_ghosts,
+    all_with_ghosts,
+    as_neighbour_matrix,
+)
 
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
 from .edges import Edges, edges_of
 from .envelopes import PolynomialEnvelope
 from .equivariant import EquivariantBilinear, EquivariantLinear, Gate
-from .irreps import Blocks, blocks_with_ghosts, merged, o3, parse_irreps
+from .irreps import Blocks, merged, o3, parse_irreps
 from .per_element import AtomicOneHot, PerElementEmbedding
 from .radial import Bessel
 from .radial_network import DampedRadialNetwork, RadialNetwork, radial_network
@@ -97,7 +102,7 @@ class Layer(nn.Module):
     def forward(self, x: Blocks, attributes: Tensor, edges: Edges, graph: AtomicGraph) -> Blocks:
         """From features of ``irreps_in`` and attributes (N, Z) to features of ``irreps_out``."""
         phi, V = self.weights(edges.basis, edges.envelope)
-        mixed = blocks_with_ghosts(self.pre_linear(x), graph)
+        mixed = all_with_ghosts(self.pre_linear(x), graph)
         sums = self.product(mixed, edges.harmonics, phi, V, edges.neighbours)
         return self.updated(x, sums, attributes, graph)
 
@@ -109,14 +114,13 @@ class Layer(nn.Module):
         edges: Edges,
         graph: AtomicGraph,
     ) -> Blocks:
-        """As `forward`, for features (K, C) of species, which atoms belong to by (N, K)."""
+        """As `forward`, for features (K, C) of species, to which all atoms belong by (M, K)."""
         phi, V = self.weights(edges.basis, edges.envelope)
         (of_species,) = self.pre_linear([features.unsqueeze(1)])
-        of_neighbours = with_ghosts(species, graph)
         sums = self.product.of_species(
-            of_species.squeeze(1), of_neighbours, edges.harmonics, phi, V, edges.neighbours
+            of_species.squeeze(1), species, edges.harmonics, phi, V, edges.neighbours
         )
-        return self.updated([x], sums, species, graph)
+        return self.updated([x], sums, species.narrow(0, 0, x.shape[0]), graph)
 
     def updated(self, x: Blocks, sums: Blocks, attributes: Tensor, graph: AtomicGraph) -> Blocks:
         """New features from old ones and sums of messages."""
@@ -289,12 +293,13 @@ class Representation(nn.Module):
         """Blocks of ``irreps_out``."""
         graph = as_neighbour_matrix(graph)
         edges = edges_of(graph, self.harmonics, self.radial, self.envelope)
-        attributes = self.attributes(graph.Z).to(edges.envelope.dtype)
+        of_everyone = self.attributes(Z_with_ghosts(graph)).to(edges.envelope.dtype)
+        attributes = of_everyone.narrow(0, 0, graph.Z.shape[0])
         first, *others = self.layers
         x = self.embedding(graph.Z).unsqueeze(1)
         assert isinstance(first, Layer)
         if self.species is not None:
-            x = first.of_species(x, self.embedding(self.species), attributes, edges, graph)
+            x = first.of_species(x, self.embedding(self.species), of_everyone, edges, graph)
         else:
             x = first([x], attributes, edges, graph)
         for layer in others:
