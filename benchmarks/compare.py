@@ -19,7 +19,7 @@ STRUCTURES = {
 }
 #: However long they take.
 MIN_REPEATS = 3
-#: Who takes longer to prepare, in seconds, has compiled something.
+#: Who takes longer than this, in seconds, did not find what it compiles in a cache.
 COMPILATION_SECONDS = 15.0
 
 
@@ -81,6 +81,8 @@ class Entrant:
         Of its repeats.
     error
         Why it can't go on, or nothing.
+    compile_s, peak_bytes
+        As in `Record`.
     """
 
     def __init__(self, contender: Contender, case: Case, settings: Settings):
@@ -88,12 +90,12 @@ class Entrant:
         self.seconds: list[float] = []
         self.error = ""
         self.facts = {"atoms": 0, "version": ""}
-        self.compile_s = 0.0
+        self.compile_s, self.peak_bytes = 0.0, 0
         try:
             self._worker = self._started()
-            if contender.compiled and self._worker.facts["prepared_s"] > COMPILATION_SECONDS:
+            if self._worker.facts["compile_s"] > COMPILATION_SECONDS:
                 # again, from the cache: the memory of the compiler is not to be measured
-                self.compile_s = self._worker.facts["prepared_s"]
+                self.compile_s = self._worker.facts["compile_s"]
                 self._worker.stop()
                 self._worker = self._started()
             self.facts = self._worker.facts
@@ -122,6 +124,10 @@ class Entrant:
 
     def record(self) -> Record:
         """End, and tell all."""
+        try:
+            self.peak_bytes = 0 if self.error else self._worker.finish()
+        except WorkerError as error:
+            self.error = str(error)
         return Record(
             model=self.case.model,
             task=self.case.task,
@@ -131,7 +137,7 @@ class Entrant:
             device=self.settings.device,
             atoms=self.facts["atoms"],
             seconds=self.seconds,
-            peak_bytes=0 if self.error else self._worker.finish(),
+            peak_bytes=self.peak_bytes,
             compile_s=self.compile_s,
             error=self.error,
             version=self.facts["version"],

@@ -26,7 +26,7 @@ from .tasks import TASKS, Run
 
 #: A repeat takes as many runs as fit into this time, in seconds, and at most so many.
 REPEAT_SECONDS, MAX_RUNS = 0.3, 50
-#: Runs that do not count, and in how many seconds they may be made.
+#: Runs after the first that do not count, and in how many seconds they may be made.
 N_WARM_UP, WARM_UP_SECONDS = 3, 2.0
 
 
@@ -60,8 +60,8 @@ class Request:
     cache: str
 
 
-def prepared(request: Request) -> tuple[dict[str, Any], Meter, Run]:
-    """What to tell about the task, and one run of it."""
+def serve(request: Request, lines: TextIO, answer: Callable[..., None]) -> None:
+    """Prepare, then answer each line with the seconds of a repeat; at the end, the memory."""
     structures = structures_of(request.structure)
     stress = request.task == "inference" and all(atoms.pbc.all() for atoms in structures)
     elements = ELEMENTS[request.structure.partition(":")[0]]
@@ -74,35 +74,31 @@ def prepared(request: Request) -> tuple[dict[str, Any], Meter, Run]:
         package.compile(request.task, len(structures) > 1, request.cache)
     meter = Meter(request.device)
     run = TASKS[request.task](package, structures)
-    run()
-    facts = {
-        "atoms": sum(map(len, structures)),
-        "version": version(request.package),
-        "prepared_s": time.perf_counter() - start,
-    }
-    return facts, meter, run
-
-
-def warmed_up(meter: Meter, run: Run) -> int:
-    """How many runs a repeat should take."""
-    spent, seconds = 0.0, 0.0
-    for _ in range(N_WARM_UP):
-        seconds = meter.seconds(run, 1)
-        spent += seconds
-        if spent > WARM_UP_SECONDS:
-            break
-    return max(1, min(MAX_RUNS, int(REPEAT_SECONDS / max(seconds, 1e-9))))
-
-
-def serve(request: Request, lines: TextIO, answer: Callable[..., None]) -> None:
-    """Prepare, then answer each line with the seconds of a repeat; at the end, the memory."""
-    facts, meter, run = prepared(request)
-    n_runs = warmed_up(meter, run)
+    run()  # which compiles, if that did not
+    first = time.perf_counter() - start
+    usual = warmed_up(meter, run)
+    n_runs = max(1, min(MAX_RUNS, int(REPEAT_SECONDS / usual)))
     meter.reset_peak()
-    answer(**facts)
+    answer(
+        atoms=sum(map(len, structures)),
+        version=version(request.package),
+        compile_s=first - usual if request.compiled else 0.0,
+    )
     for _ in lines:
         answer(seconds=meter.seconds(run, n_runs))
     answer(peak_bytes=meter.peak())
+
+
+def warmed_up(meter: Meter, run: Run) -> float:
+    """Seconds that a run takes on the wall, the last of a few."""
+    begin = time.perf_counter()
+    for _ in range(N_WARM_UP):
+        start = time.perf_counter()
+        meter.seconds(run, 1)
+        end = time.perf_counter()
+        if end - begin > WARM_UP_SECONDS:
+            break
+    return end - start
 
 
 def main() -> None:
