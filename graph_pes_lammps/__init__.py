@@ -20,7 +20,11 @@ SOURCES = (
     "exported_model.cpp",
     "neighbour_matrix.h",
     "neighbour_matrix.cpp",
+    "neighbourhood.h",
+    "neighbourhood.cpp",
     "elements.h",
+    "loading.h",
+    "loading.cpp",
     "pair_graph_pes.h",
     "pair_graph_pes.cpp",
 )

@@ -47,7 +47,7 @@ def build(force: bool = False) -> Path:
     """
     folder = Path(plugin_folder())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with FileLock(folder.parent / f"{folder.name}.lock"):
         if force or not (folder / PLUGIN).is_file():
             with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
                 _compile(Path(temporary))

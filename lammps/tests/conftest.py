@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ase
 import pytest
 import torch
 from lammps_models import make_model
@@ -56,10 +57,10 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def expected() -> Callable[[GraphPESModel, str], Results]:
-    """What ASE gives for a structure."""
+def expected() -> Callable[[GraphPESModel, ase.Atoms | str], Results]:
+    """What ASE gives for a structure, or for one of these by its name."""
 
-    def evaluate(model: GraphPESModel, name: str) -> Results:
-        return expected_results(model, STRUCTURES[name]())
+    def evaluate(model: GraphPESModel, atoms: ase.Atoms | str) -> Results:
+        return expected_results(model, STRUCTURES[atoms]() if isinstance(atoms, str) else atoms)
 
     return evaluate
