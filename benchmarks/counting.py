@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from graph_pes.deploy.engine import EngineInputs, EngineModel
-from graph_pes.deploy.trace import tensors_of, traced_function
+from graph_pes.deploy.export import DEFAULT_TABLE_TOLERANCES
+from graph_pes.deploy.radial_tables import with_radial_tables
+from graph_pes.deploy.trace import dtype_of, tensors_of, traced_function
 from graph_pes.models import GraphPESModel
 
 #: Operations that neither read nor write, though torch does not call them views.
@@ -78,7 +81,8 @@ class _Counted(Exception):
 
 def compiled_counts(model: GraphPESModel, inputs: EngineInputs) -> tuple[int, int]:
     """Flops, and bytes that fused loops read and write, of a model compiled for some inputs."""
-    engine_model = EngineModel(model.eval().requires_grad_(False))
+    tabulated, _ = with_radial_tables(model, DEFAULT_TABLE_TOLERANCES[dtype_of(model)])
+    engine_model = EngineModel(copy.deepcopy(tabulated).eval().requires_grad_(False))
     traced = traced_function(engine_model, inputs)
     arguments = (*tensors_of(engine_model), *inputs)
     flops = sum(eager_counts(lambda: traced(*arguments)).flops.values())

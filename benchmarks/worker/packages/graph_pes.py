@@ -22,7 +22,6 @@ class Package:
         self.module = made_from(entry, elements=elements).to(device)
         self.device, self.stress = device, stress
         self._predictor = self.module
-        self._compile = False
 
     def predictor(self, structures: Sequence[ase.Atoms]) -> Predict:
         batch = to_batch([AtomicGraph.from_ase(s, CUTOFF) for s in structures]).to(self.device)
@@ -31,19 +30,23 @@ class Package:
         return lambda: self._predictor.predict(batch, properties)
 
     def calculator(self) -> Calculator:
-        options = {"compile": True} if self._compile else {}
-        return self.module.ase_calculator(**options)
+        if self._predictor is self.module:
+            return self.module.ase_calculator()
+        calculator = self.module.ase_calculator(compile=True)
+        assert type(calculator.model) is type(self._predictor)
+        return calculator
 
     def compile(self, task: str, is_batch: bool, cache: str) -> None:
-        from graph_pes.deploy import compiled
+        from graph_pes.deploy import ExportedModel, compiled
         from graph_pes.deploy.compiled_training import CompiledTraining
 
-        self._compile = True
-        logging.getLogger("graph_pes").addHandler(_WarningsAreErrors(logging.WARNING))
         if task == "training":
+            logging.getLogger("graph_pes").addHandler(_WarningsAreErrors(logging.WARNING))
             self._predictor = CompiledTraining(self.module)
         else:
             self._predictor = compiled(self.module.eval())
+            if not isinstance(self._predictor, ExportedModel):
+                raise RuntimeError("compilation failed: the log says why")
 
 
 class _WarningsAreErrors(logging.Handler):
