@@ -17,7 +17,8 @@ class Property:
     Attributes
     ----------
     per
-        Whether there is one value per atom or one per structure.
+        Whether there is one value per atom, per edge (of the edges within a model's cutoff; not
+        for labels), or per structure.
     shape
         Shape of one value: ``()`` for a scalar, ``(3,)`` for a Cartesian vector, ``(3, 3)``
         for a Cartesian tensor; ``None`` where it is up to the data.
@@ -31,7 +32,7 @@ class Property:
         energies need this: 1e5 eV in single precision is only good to 4 meV.
     """
 
-    per: Literal["atom", "structure"]
+    per: Literal["atom", "edge", "structure"]
     shape: tuple[int, ...] | None
     unit: str
     parity: Literal[1, -1] = 1
@@ -52,6 +53,8 @@ PROPERTIES: dict[str, Property] = {
     "charges": Property("atom", (), "e"),
     "total_charge": Property("structure", (), "e"),
     "total_spin": Property("structure", (), "ħ/2"),
+    "mobility_self": Property("atom", (3, 3), "Å/(eV ps)^½"),
+    "mobility_pairs": Property("edge", (3, 3), "Å/(eV ps)^½"),
 }
 
 #: Labels that are read from a structure if nothing else is asked for.

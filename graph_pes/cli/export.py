@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from graph_pes.deploy import export_model
-from graph_pes.models import GraphPESModel, load_model
+from graph_pes.models import load_model
 from graph_pes.training.messages import logger
 
 from .settings import run_command
@@ -31,8 +31,6 @@ def export(
         If the model can't be exported: see `graph_pes.deploy.export_model`.
     """
     loaded = load_model(model)
-    if not isinstance(loaded, GraphPESModel):
-        raise TypeError(f"{model} holds a {type(loaded).__name__}, which predicts no energies")
     precision = None if dtype is None else getattr(torch, dtype)
     metadata = export_model(
         loaded, out, dtype=precision, device=device, mode=mode, table_tolerance=table_tolerance

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from graph_pes.deploy.cache import compiled_file
-from graph_pes.models import GraphPESModel, load_model
+from graph_pes.models import load_model
 from graph_pes_lammps.building import build
 from graph_pes_lammps.doctor import findings
 
@@ -34,8 +34,6 @@ def doctor() -> None:
 def export(model: Path, device: str) -> None:
     """Print the path of what a model was exported to, on the last line: for the plugin."""
     loaded = load_model(model)
-    if not isinstance(loaded, GraphPESModel):
-        raise TypeError(f"{model} holds a {type(loaded).__name__}, which predicts no energies")
     print(compiled_file(loaded.to(torch.device(device))))
 
 

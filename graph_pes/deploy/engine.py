@@ -8,7 +8,7 @@ of its N atoms as a matrix of D columns, filled up with edges that are longer th
 ``neighbours``  (N, D)       index of each neighbour among all atoms; where there is none, that
                              of the atom itself, with a vector longer than the cutoff
 ``Z``           (M,)         atomic numbers of all atoms, the N first
-``mask``        (N,)         1 for atoms whose energy counts, else 0; float64
+``mask``        (N,)         1 for atoms that count, else 0; float64
 =============== ============ ====================================================================
 
 with D ≥ 4, and gets
@@ -20,7 +20,9 @@ with D ≥ 4, and gets
                                     directly
 ======================= =========== =============================================================
 
-and whatever else the model predicts, in the order of `EngineModel.outputs`. Forces are
+and whatever else the model predicts, in the order of `EngineModel.outputs`: what belongs to atoms
+as (N, ...), to edges as (N, D, ...), and to structures as (...), for the structure of those atoms
+that count. Models of properties alone have no energies and gradients. Forces are
 ``gradients.sum(1)`` less the gradients of the edges that lead to an atom; the virial is minus the
 sum of ``vectors ⊗ gradients``.
 """
@@ -45,7 +47,7 @@ from graph_pes.atomic_graph import (
     with_edge_vectors,
 )
 from graph_pes.atomic_graph.graph import GHOSTS, NEIGHBOUR_COUNTS
-from graph_pes.models.base import GraphPESModel, in_precision_of
+from graph_pes.models.base import GraphPESModel, GraphPropertyModel, in_precision_of
 from graph_pes.models.derivatives import stress_from_virial, total_energy
 from graph_pes.tensors import index_sum
 
@@ -72,7 +74,7 @@ class EngineModel(nn.Module):
     Parameters
     ----------
     model
-        Any model whose energy depends on positions through `neighbour_vectors` alone.
+        Any model whose predictions depend on positions through `neighbour_vectors` alone.
 
     Attributes
     ----------
@@ -82,21 +84,25 @@ class EngineModel(nn.Module):
     Raises
     ------
     ExportError
-        If the model predicts more of whole structures than their energy.
+        If the model predicts energies, and more of whole structures.
     """
 
-    def __init__(self, model: GraphPESModel):
+    def __init__(self, model: GraphPropertyModel):
         super().__init__()
         self.model = model
         self.cutoff = model.cutoff_value
+        self.has_energies = "local_energies" in model.implemented_properties
         direct = set(model.implemented_properties) - {"local_energies"}
-        if whole := sorted(key for key in direct if PROPERTIES[key].per == "structure"):
+        whole = sorted(key for key in direct if PROPERTIES[key].per == "structure")
+        if whole and self.has_energies:
             raise ExportError(
                 f"{type(model).__name__} predicts {whole} of whole structures, of which an engine "
                 "may only know a part"
             )
         derived = () if "forces" in direct else ("gradients",)
-        self.outputs = ("local_energies", *derived, *sorted(direct))
+        energies = ("local_energies", *derived) if self.has_energies else ()
+        self.outputs = (*energies, *sorted(direct))
+        self.of_structures = whole
 
     def forward(
         self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
@@ -104,21 +110,38 @@ class EngineModel(nn.Module):
         """The outputs, in order."""
         with torch.enable_grad():
             vectors = vectors.detach().requires_grad_()
-            results = self.predictions(vectors, neighbours, Z)
-            energies = results["local_energies"]
+            results = self.predictions(vectors, neighbours, Z, mask)
             if "gradients" in self.outputs:
-                results["gradients"] = _gradient((energies * mask).sum(), vectors)
+                energy = (results["local_energies"] * mask).sum()
+                results["gradients"] = _gradient(energy, vectors)
         return tuple(results[name].detach() for name in self.outputs)
 
     def predictions(
-        self, vectors: Tensor, neighbours: Tensor, Z: Tensor
+        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
     ) -> dict[PropertyKey, Tensor]:
         """What the model itself predicts, which can be differentiated."""
         graph = engine_graph(vectors, neighbours, Z, self.cutoff)
         graph = graph._replace(other={**graph.other, GHOSTS: Z})
+        if self.of_structures:
+            graph = _split(graph, mask)
         results = dict(self.model(in_precision_of(self.model, graph)))
-        results["local_energies"] = results["local_energies"].double()
+        if self.has_energies:
+            results["local_energies"] = results["local_energies"].double()
+        for name, value in results.items():
+            if PROPERTIES[name].per == "edge":
+                results[name] = value.reshape(*neighbours.shape, *value.shape[1:])
+            elif name in self.of_structures:
+                results[name] = value[0]
         return results
+
+
+def _split(graph: AtomicGraph, mask: Tensor) -> AtomicGraph:
+    """A batch of the atoms that count, and of all others, which remain neighbours."""
+    others = (mask == 0).long()
+    N = others.shape[0]
+    further = others.sum()
+    ptr = torch.stack([torch.zeros_like(further), N - further, torch.zeros_like(further) + N])
+    return graph._replace(cell=graph.cell.expand(2, 3, 3), batch=others, ptr=ptr)
 
 
 class TrainingModel(nn.Module):

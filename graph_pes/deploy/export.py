@@ -15,26 +15,24 @@ from typing import Literal
 import torch
 
 from graph_pes.files import atomic_write
-from graph_pes.models.base import GraphPESModel
+from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 
-from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
+from .engine import MIN_COLUMNS, EngineModel, ExportError
 from .exported import METADATA_FILE, Metadata, read_exported
+from .outputs import TOLERANCES, kinds_of, relative_error, separate_groups, unit_of, widths_of
 from .radial_tables import TableReport, with_radial_tables
 from .reach import exchanges_ghosts, layers_of
-from .trace import dtype_of, example_inputs, traced_program
+from .trace import dtype_of, example_inputs, known_elements, traced_program
 
 #: Atoms and columns of the inputs on which a file is compared with its model.
 CHECKED_SIZES = ((1, MIN_COLUMNS), (7, 5), (61, 23))
-
-#: Largest difference allowed, relative to the largest value.
-TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 #: Errors of `with_radial_tables`.
 DEFAULT_TABLE_TOLERANCES = {torch.float32: 1e-6, torch.float64: 0.0}
 
 
 def export_model(
-    model: GraphPESModel,
+    model: GraphPropertyModel,
     path: str | os.PathLike[str],
     *,
     dtype: torch.dtype | None = None,
@@ -42,7 +40,7 @@ def export_model(
     mode: Literal["compiled", "portable"] = "compiled",
     table_tolerance: float | None = None,
 ) -> Metadata:
-    """Write a model, with its derivatives, as a program that needs no Python.
+    """Write a model, with derivatives of its energy, as a program that needs no Python.
 
     The file is compared with the model on inputs of three sizes, among them a single atom and
     atoms without neighbours, before it is put in place.
@@ -75,13 +73,17 @@ def export_model(
         raise ExportError(f"expected a file name that ends in .pt2, got {target.name!r}")
     if mode not in ("compiled", "portable"):
         raise ExportError(f"mode: expected 'compiled' or 'portable', got {mode!r}")
-    if not isinstance(model, GraphPESModel):
-        raise ExportError(f"expected a GraphPESModel, got {type(model).__name__}")
+    if not isinstance(model, GraphPropertyModel):
+        raise ExportError(
+            f"expected a GraphPESModel or another model of properties, got {type(model).__name__}"
+        )
     model = copy.deepcopy(model).eval().to(device=device, dtype=dtype)
     check_locality(model)
     if table_tolerance is None:
         table_tolerance = DEFAULT_TABLE_TOLERANCES[dtype_of(model)]
-    tabulated, tables = with_radial_tables(model, table_tolerance)
+    tabulated, tables = model, None
+    if isinstance(model, GraphPESModel):
+        tabulated, tables = with_radial_tables(model, table_tolerance)
     program = traced_program(tabulated)
     metadata = metadata_of(model, program, tables)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,24 +100,28 @@ def export_model(
 
 
 def metadata_of(
-    model: GraphPESModel, program: torch.export.ExportedProgram, tables: TableReport | None
+    model: GraphPropertyModel, program: torch.export.ExportedProgram, tables: TableReport | None
 ) -> Metadata:
     """What there is to know of a model and its traced program."""
-    widths = [
+    exchanged = [
         node.meta["val"].shape[1]
         for node in program.graph.nodes
         if node.op == "call_function" and "graph_pes.ghost_" in str(node.target)
     ]
+    outputs = EngineModel(model).outputs
     return Metadata(
         cutoff=model.cutoff_value,
         dtype=str(dtype_of(model)).removeprefix("torch."),
         device=model.device.type,
-        elements=model.elements_seen,
+        elements=known_elements(model),
         fitted=bool(model._has_been_pre_fit),
-        outputs=list(EngineModel(model).outputs),
+        outputs=list(outputs),
+        kinds=kinds_of(model),
+        widths=widths_of(model),
+        units=[unit_of(name) for name in outputs],
         layers=layers_of(model),
         exchanges_ghosts=exchanges_ghosts(model),
-        exchange_widths=widths,
+        exchange_widths=exchanged,
         radial_tables="none" if tables is None else str(tables),
         graph_pes=importlib.metadata.version("graph-pes"),
         torch=torch.__version__,
@@ -137,7 +143,7 @@ def compile_program(program: torch.export.ExportedProgram, path: str, metadata: 
         )
 
 
-def check_locality(model: GraphPESModel) -> None:
+def check_locality(model: GraphPropertyModel) -> None:
     """Make sure that what is predicted for an atom does not depend on atoms far from it.
 
     An engine that knows a part of the structure could not evaluate the model else.
@@ -148,25 +154,22 @@ def check_locality(model: GraphPESModel) -> None:
         Naming what differs when there is a second, separate group of atoms.
     """
     function = EngineModel(model)
-    one, two = (example_inputs(model, n, 6, seed=n, device=model.device) for n in (7, 11))
-    both = EngineInputs(*(torch.cat(pair) for pair in zip(one, two, strict=True)))
-    both.neighbours[len(one.Z) :] += len(one.Z)
+    one, two, both = separate_groups(model)
     parts, whole = (function(*one), function(*two)), function(*both)
     for name, a, b, found in zip(function.outputs, *parts, whole, strict=True):
-        value = torch.cat([a, b])
-        if not _relative_error(found, value) <= TOLERANCES[dtype_of(model)]:
+        if name in function.of_structures:
+            local = bool(found.isfinite().all())
+        else:
+            local = relative_error(found, torch.cat([a, b])) <= TOLERANCES[dtype_of(model)]
+        if not local:
             raise ExportError(
                 f"the {name} that {type(model).__name__} predicts depend on the whole structure, "
-                "of which an engine may only know a part"
+                "of which an engine may only know a part, or on positions rather than "
+                "neighbour_vectors"
             )
 
 
-def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    scale = max(float(expected.abs().max()), 1e-3)
-    return float((found - expected).abs().max()) / scale
-
-
-def check_agreement(model: GraphPESModel, path: str) -> None:
+def check_agreement(model: GraphPropertyModel, path: str) -> None:
     """Compare a file with its model on inputs of several sizes.
 
     Raises
@@ -183,7 +186,7 @@ def check_agreement(model: GraphPESModel, path: str) -> None:
             inputs = inputs._replace(vectors=torch.full_like(inputs.vectors, metadata.cutoff + 1))
         pairs = zip(metadata.outputs, program(*inputs), expected(*inputs), strict=True)
         for name, found, value in pairs:
-            error = _relative_error(found, value)
+            error = relative_error(found, value)
             if not error <= tolerance:
                 raise ExportError(
                     f"the exported program does not agree with the model: for {atoms} atoms with "

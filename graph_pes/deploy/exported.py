@@ -7,20 +7,27 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from graph_pes.atomic_graph import AtomicGraph, PropertyKey, is_batch
+from graph_pes.atomic_graph import (
+    PROPERTIES,
+    AtomicGraph,
+    Property,
+    PropertyKey,
+    is_batch,
+    number_of_structures,
+)
 from graph_pes.atomic_graph.ghosts import ghost_exchange
 from graph_pes.models.base import GraphPropertyModel, finished
 from graph_pes.models.derivatives import total_energy
 
-from .engine import ExportError, engine_inputs, predictions_from
+from .engine import EngineInputs, ExportError, engine_inputs, predictions_from
 
 #: Number of the present form of exported files.
-FORMAT = 2
+FORMAT = 3
 
 #: Name of the metadata in the archive of a portable file.
 METADATA_FILE = "graph_pes.json"
@@ -44,6 +51,13 @@ class Metadata:
         Whether it was fitted to just these.
     outputs
         Names of what a call returns: see `EngineModel`.
+    kinds
+        What each output belongs to: ``"atom"``, ``"edge"``, or the structure of those atoms that
+        count, ``"sum"`` if that of parts of a structure add up, else ``"structure"``.
+    widths
+        Numbers in each value.
+    units
+        Of each output, where it is known.
     layers
         How many steps from neighbour to neighbour the energies of atoms reach.
     exchanges_ghosts
@@ -68,6 +82,9 @@ class Metadata:
     elements: list[str]
     fitted: bool
     outputs: list[str]
+    kinds: list[str]
+    widths: list[int]
+    units: list[str]
     layers: int
     exchanges_ghosts: bool
     exchange_widths: list[int]
@@ -109,7 +126,7 @@ class ExportedModel(GraphPropertyModel):
 
     def __init__(self, path: str | os.PathLike[str]):
         program, metadata = read_exported(os.fspath(path))
-        super().__init__(metadata.cutoff, ["local_energies"])
+        super().__init__(metadata.cutoff, _declared(metadata))
         self._program, self.metadata = program, metadata
         self._has_been_pre_fit.fill_(metadata.fitted)
 
@@ -129,8 +146,10 @@ class ExportedModel(GraphPropertyModel):
         return torch.device(self.metadata.device)
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
-        """Local energies (N,) of a batch, detached."""
-        return {"local_energies": self._run(graph, ["local_energies"])["local_energies"]}
+        """What the model itself predicts of a batch, detached: local energies (N,), if any."""
+        inputs = engine_inputs(graph, self.dtype)
+        results = self.evaluate(inputs, graph, self.implemented_properties)
+        return {name: results[name] for name in self.implemented_properties}
 
     @torch.no_grad()
     def predict(
@@ -138,19 +157,63 @@ class ExportedModel(GraphPropertyModel):
     ) -> dict[PropertyKey, Tensor]:
         """Predict properties of one structure or of a batch: see `GraphPESModel.predict`."""
         batch = self._prepared(graph, properties)
-        predictions = self._run(batch, properties)
+        predictions = self.evaluate(engine_inputs(batch, self.dtype), batch, properties)
         return finished(predictions, properties, was_batch=is_batch(graph), detach=True)
 
-    def _run(
-        self, batch: AtomicGraph, properties: Sequence[PropertyKey]
+    @torch.no_grad()
+    def evaluate(
+        self, inputs: EngineInputs, batch: AtomicGraph, properties: Sequence[PropertyKey]
     ) -> dict[PropertyKey, Tensor]:
-        inputs = engine_inputs(batch, self.dtype)
+        """Predictions, those asked for among them, for neighbours that are known already.
+
+        Parameters
+        ----------
+        inputs
+            The neighbours of the atoms of a batch.
+        batch
+            The structures; its edges are not used.
+        """
         results = dict(zip(self.metadata.outputs, self._program(*inputs), strict=True))
+        self._evaluate_structures(results, inputs, batch)
+        if "local_energies" not in results:
+            return results
         energies = results["local_energies"]
         if "gradients" in results:
             gradients = results.pop("gradients")
             return results | predictions_from(inputs, energies, gradients, batch, properties)
         return results | {"energy": total_energy(energies, batch)}
+
+    def _evaluate_structures(
+        self, results: dict[PropertyKey, Tensor], inputs: EngineInputs, batch: AtomicGraph
+    ) -> None:
+        """Change results to the form of Python's: a program knows of one structure, of no edges."""
+        kinds = dict(zip(self.metadata.outputs, self.metadata.kinds, strict=True))
+        for name, value in results.items():
+            if kinds[name] == "edge" and name != "gradients":
+                within = inputs.vectors.norm(dim=-1) <= self.metadata.cutoff
+                results[name] = value[within]
+        of_structures = [name for name in results if kinds[name] in ("sum", "structure")]
+        if not of_structures:
+            return
+        assert batch.batch is not None
+        each = [
+            self._program(*inputs._replace(mask=(batch.batch == n).double()))
+            for n in range(number_of_structures(batch))
+        ]
+        for name in of_structures:
+            n = self.metadata.outputs.index(name)
+            results[name] = torch.stack([values[n] for values in each])
+
+
+def _declared(metadata: Metadata) -> list[PropertyKey]:
+    """Properties that a program predicts itself; those of users are declared as in their code."""
+    names = []
+    for name, kind, unit in zip(metadata.outputs, metadata.kinds, metadata.units, strict=True):
+        if name != "gradients":
+            per = "structure" if kind == "sum" else kind
+            PROPERTIES.setdefault(name, Property(cast(Any, per), None, unit))
+            names.append(name)
+    return names
 
 
 def read_exported(path: str) -> tuple[Callable[..., tuple[Tensor, ...]], Metadata]:

@@ -1,4 +1,4 @@
-"""How far the energy of an atom reaches, and whether a model runs on parts of structures.
+"""How far what is predicted for an atom reaches, and whether a model runs on parts of structures.
 
 Both are found out by trying, since models say nothing of it.
 """
@@ -10,7 +10,7 @@ import copy
 import torch
 
 from graph_pes.atomic_graph.ghosts import images_of
-from graph_pes.models.base import GraphPESModel
+from graph_pes.models.base import GraphPropertyModel
 
 from .engine import EngineInputs, EngineModel, ExportError
 from .trace import example_inputs
@@ -22,7 +22,7 @@ GROUPS, MEMBERS = 16, 3
 TRIALS = 3
 
 
-def layers_of(model: GraphPESModel) -> int:
+def layers_of(model: GraphPropertyModel) -> int:
     """Steps from neighbour to neighbour that the energy of an atom reaches, at least 1.
 
     A model with *n* layers of messages, whose energies depend on the neighbours of neighbours and
@@ -44,13 +44,13 @@ def layers_of(model: GraphPESModel) -> int:
     reached = max(_reached(function, chain(function.model, seed)) for seed in range(TRIALS))
     if reached == GROUPS:
         raise ExportError(
-            f"the energy that {type(model).__name__} predicts for an atom depends on atoms "
+            f"what {type(model).__name__} predicts for an atom depends on atoms "
             f"{GROUPS} cutoffs away, and may depend on the whole structure"
         )
     return max(reached, 1)
 
 
-def exchanges_ghosts(model: GraphPESModel) -> bool:
+def exchanges_ghosts(model: GraphPropertyModel) -> bool:
     """Whether a model computes its own atoms alone, with further ones as ghosts.
 
     It does if it looks up what it knows of neighbours by
@@ -81,7 +81,7 @@ def exchanges_ghosts(model: GraphPESModel) -> bool:
     return all(a.shape == b.shape and torch.allclose(a, b, 1e-9, 1e-9) for a, b in pairs)
 
 
-def chain(model: GraphPESModel, seed: int) -> EngineInputs:
+def chain(model: GraphPropertyModel, seed: int) -> EngineInputs:
     """Groups of atoms, each of which has all of its own and of the next groups as neighbours."""
     generator = torch.Generator().manual_seed(seed)
     n = GROUPS * MEMBERS
@@ -104,9 +104,13 @@ def chain(model: GraphPESModel, seed: int) -> EngineInputs:
 def _reached(function: EngineModel, inputs: EngineInputs) -> int:
     """How many groups have edges that what is predicted for the first group depends on."""
     vectors = inputs.vectors.clone().requires_grad_()
+    mask = (torch.arange(len(inputs.Z)) < MEMBERS).double()
     with torch.enable_grad():
-        results = function.predictions(vectors, inputs.neighbours, inputs.Z)
-        first = [x[:MEMBERS].reshape(-1).double() for x in results.values()]
+        results = function.predictions(vectors, inputs.neighbours, inputs.Z, mask)
+        first = [
+            (x if name in function.of_structures else x[:MEMBERS]).reshape(-1).double()
+            for name, x in results.items()
+        ]
         total = torch.cat([*first, *(x**2 for x in first)]).sum()
     if not total.requires_grad:
         return 0
@@ -117,5 +121,5 @@ def _reached(function: EngineModel, inputs: EngineInputs) -> int:
     return int(rows.max()) // MEMBERS + 1 if len(rows) else 0
 
 
-def _in_double(model: GraphPESModel) -> GraphPESModel:
+def _in_double(model: GraphPropertyModel) -> GraphPropertyModel:
     return copy.deepcopy(model).eval().cpu().double().requires_grad_(False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from graph_pes.models.base import GraphPESModel
+from graph_pes.models.base import GraphPropertyModel
 from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import ATOMIC_NUMBERS
 
@@ -22,7 +22,7 @@ TRACED = {"atoms": 37, "columns": 11, "ghosts": 14}
 
 
 def example_inputs(
-    model: GraphPESModel,
+    model: GraphPropertyModel,
     atoms: int,
     columns: int,
     ghosts: int = 0,
@@ -45,16 +45,22 @@ def example_inputs(
     )
 
 
-def elements_of(model: GraphPESModel) -> list[int]:
-    """Atomic numbers of the elements that a model knows, or else was made for, or of any."""
+def elements_of(model: GraphPropertyModel) -> list[int]:
+    """Atomic numbers of the elements that a model knows, or of any."""
+    symbols = known_elements(model) or ["H", "C", "O", "Si"]
+    return [ATOMIC_NUMBERS[symbol] for symbol in symbols]
+
+
+def known_elements(model: GraphPropertyModel) -> list[str]:
+    """Symbols of the elements that a model was fitted to, or else made for; none if for any."""
     symbols = model.elements_seen
     for module in model.modules():
         if not symbols and isinstance(module, AtomicOneHot):
-            symbols = module.elements
-    return [ATOMIC_NUMBERS[symbol] for symbol in symbols or ("H", "C", "O", "Si")]
+            symbols = list(module.elements)
+    return symbols
 
 
-def dtype_of(model: GraphPESModel) -> torch.dtype:
+def dtype_of(model: GraphPropertyModel) -> torch.dtype:
     """The precision of a model's geometry; double if it has no parameters."""
     return model.dtype or torch.float64
 
@@ -76,7 +82,7 @@ class _Program(nn.Module):
         return self.traced(*tensors, vectors, neighbours, Z, mask)
 
 
-def traced_program(model: GraphPESModel) -> torch.export.ExportedProgram:
+def traced_program(model: GraphPropertyModel) -> torch.export.ExportedProgram:
     """A model with its derivatives as a program for any number of atoms and neighbours.
 
     Raises
@@ -124,7 +130,7 @@ def traced_function(
 
 
 @contextmanager
-def _reported(model: GraphPESModel) -> Iterator[None]:
+def _reported(model: GraphPropertyModel) -> Iterator[None]:
     """Errors, of many kinds that are private to torch, as one; warnings of torch to itself not."""
     try:
         with warnings.catch_warnings():

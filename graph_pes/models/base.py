@@ -232,8 +232,8 @@ def finished(
     result = {}
     for key in properties:
         value = predictions[key].detach() if detach else predictions[key]
-        per_atom = PROPERTIES[key].per == "atom" if key in PROPERTIES else False
-        result[key] = value if was_batch or per_atom else value[0]
+        of_structure = PROPERTIES[key].per == "structure" if key in PROPERTIES else True
+        result[key] = value[0] if of_structure and not was_batch else value
     return result
 
 

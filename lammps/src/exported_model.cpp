@@ -22,7 +22,7 @@ namespace graph_pes {
 
 namespace {
 
-constexpr int FORMAT = 2;    // of exported files, as in graph_pes/deploy/exported.py
+constexpr int FORMAT = 3;    // of exported files, as in graph_pes/deploy/exported.py
 
 // --- the operators by which models ask for rows of ghosts ---------------------------------------
 
@@ -134,6 +134,9 @@ Metadata metadata_from(const Strings &strings)
   metadata.torch_version = texts(strings, "torch").at(0);
   metadata.elements = texts(strings, "elements");
   metadata.outputs = texts(strings, "outputs");
+  metadata.kinds = texts(strings, "kinds");
+  metadata.widths = integers(strings, "widths");
+  metadata.units = texts(strings, "units");
   metadata.exchange_widths = integers(strings, "exchange_widths");
   metadata.layers = static_cast<int>(number(strings, "layers"));
   metadata.exchanges_ghosts = entry(strings, "exchanges_ghosts") == "true";

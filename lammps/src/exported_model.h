@@ -12,7 +12,8 @@ namespace graph_pes {
 struct Metadata {
   double cutoff = 0;
   std::string dtype, device, energy_unit, length_unit, torch_version;
-  std::vector<std::string> elements, outputs;
+  std::vector<std::string> elements, outputs, kinds, units;    // the last two of each output
+  std::vector<int> widths;                                     // of each output
   std::vector<int> exchange_widths;
   int layers = 0;
   bool exchanges_ghosts = false;

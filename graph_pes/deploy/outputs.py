@@ -1,0 +1,66 @@
+"""What the outputs of an exported model belong to, which engines have to be told."""
+
+from __future__ import annotations
+
+import torch
+
+from graph_pes.atomic_graph import PROPERTIES, PropertyKey
+from graph_pes.models.base import GraphPropertyModel
+
+from .engine import EngineInputs, EngineModel
+from .trace import dtype_of, example_inputs
+
+#: Largest difference of what should be equal, relative to the largest value.
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+def kinds_of(model: GraphPropertyModel) -> list[str]:
+    """For each output of a model, the ``kinds`` of `Metadata`.
+
+    Whether values of structures are sums over their atoms is found out by trying.
+
+    Examples
+    --------
+    >>> from graph_pes.models import LennardJones
+    >>> kinds_of(LennardJones())
+    ['atom', 'edge']
+    """
+    function = EngineModel(model)
+    one, two, both = (function(*inputs) for inputs in separate_groups(model))
+    kinds = []
+    for name, a, b, found in zip(function.outputs, one, two, both, strict=True):
+        if name not in function.of_structures:
+            kinds.append("edge" if name == "gradients" else PROPERTIES[name].per)
+        elif relative_error(found, a + b) <= TOLERANCES[dtype_of(model)]:
+            kinds.append("sum")
+        else:
+            kinds.append("structure")
+    return kinds
+
+
+def widths_of(model: GraphPropertyModel) -> list[int]:
+    """For each output of a model, how many numbers a value has."""
+    inputs, _, _ = separate_groups(model)
+    N, D = inputs.neighbours.shape
+    values = {"atom": N, "edge": N * D, "sum": 1, "structure": 1}
+    outputs = zip(kinds_of(model), EngineModel(model)(*inputs), strict=True)
+    return [x.numel() // values[kind] for kind, x in outputs]
+
+
+def unit_of(output: PropertyKey) -> str:
+    """Unit of an output."""
+    return "eV/Å" if output == "gradients" else PROPERTIES[output].unit
+
+
+def separate_groups(model: GraphPropertyModel) -> tuple[EngineInputs, EngineInputs, EngineInputs]:
+    """Two groups of atoms, and both of them as one structure, far from each other."""
+    one, two = (example_inputs(model, n, 6, seed=n, device=model.device) for n in (7, 11))
+    both = EngineInputs(*(torch.cat(pair) for pair in zip(one, two, strict=True)))
+    both.neighbours[len(one.Z) :] += len(one.Z)
+    return one, two, both
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, relative to the largest value that is expected."""
+    scale = max(float(expected.abs().max()), 1e-3)
+    return float((found - expected).abs().max()) / scale
