@@ -27,6 +27,17 @@ SOURCES = (
     "loading.cpp",
     "pair_graph_pes.h",
     "pair_graph_pes.cpp",
+    "requests.h",
+    "compute_graph_pes.h",
+    "compute_graph_pes.cpp",
+    "mobility.h",
+    "analytic_mobility.h",
+    "analytic_mobility.cpp",
+    "learned_mobility.h",
+    "learned_mobility.cpp",
+    "random_numbers.h",
+    "fix_graph_pes_mobility.h",
+    "fix_graph_pes_mobility.cpp",
 )
 
 

@@ -17,21 +17,25 @@ namespace {
 // As in lammpsplugin.h, which is not installed with LAMMPS.
 extern "C" {
 typedef void *(Factory)(void *);
+typedef void *(FactoryWithArguments)(void *, int, char **);
 struct Plugin {
   const char *version, *style, *name, *info, *author;
-  Factory *creator;
+  union {
+    Factory *plain;
+    FactoryWithArguments *with_arguments;
+  } creator;
   void *handle;
 };
 typedef void (*Register)(Plugin *, void *);
 }
 
 // A function of the library that knows torch.
-Factory *factory(const char *name, LAMMPS *lmp)
+void *function(const char *name, LAMMPS *lmp)
 {
   static void *library = nullptr;
   if (!library) {
     Dl_info own;
-    dladdr(reinterpret_cast<void *>(&factory), &own);
+    dladdr(reinterpret_cast<void *>(&function), &own);
     std::string path = own.dli_fname;
     path = path.substr(0, path.rfind('/') + 1) + "libgraph_pes.so";
     library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
@@ -39,24 +43,46 @@ Factory *factory(const char *name, LAMMPS *lmp)
       lmp->error->all(FLERR, "graph_pes can't load {}: {}. 'graph-pes-lammps doctor' may tell why",
                       path, dlerror());
   }
-  return reinterpret_cast<Factory *>(dlsym(library, name));
+  return dlsym(library, name);
 }
 
 void *new_pair(void *lmp)
 {
-  return factory("graph_pes_new_pair", static_cast<LAMMPS *>(lmp))(lmp);
+  const auto found = function("graph_pes_new_pair", static_cast<LAMMPS *>(lmp));
+  return reinterpret_cast<Factory *>(found)(lmp);
+}
+
+void *new_compute(void *lmp, int narg, char **arg)
+{
+  const auto found = function("graph_pes_new_compute", static_cast<LAMMPS *>(lmp));
+  return reinterpret_cast<FactoryWithArguments *>(found)(lmp, narg, arg);
+}
+
+void *new_mobility(void *lmp, int narg, char **arg)
+{
+  const auto found = function("graph_pes_new_mobility", static_cast<LAMMPS *>(lmp));
+  return reinterpret_cast<FactoryWithArguments *>(found)(lmp, narg, arg);
 }
 
 }    // namespace
 
-extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
+extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *lmp, void *handle,
+                                                                         void *regfunc)
 {
   Plugin plugin{static_cast<LAMMPS *>(lmp)->version,
                 "pair",
                 "graph_pes",
                 "models of graph-pes",
                 "the graph-pes authors",
-                &new_pair,
+                {.plain = &new_pair},
                 handle};
-  reinterpret_cast<Register>(regfunc)(&plugin, lmp);
+  const auto add = reinterpret_cast<Register>(regfunc);
+  add(&plugin, lmp);
+  plugin.style = "compute";
+  plugin.creator.with_arguments = &new_compute;
+  add(&plugin, lmp);
+  plugin.style = "fix";
+  plugin.name = "graph_pes/mobility";
+  plugin.creator.with_arguments = &new_mobility;
+  add(&plugin, lmp);
 }
