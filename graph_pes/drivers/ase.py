@@ -23,6 +23,7 @@ from graph_pes.models.base import GraphPESModel
 from graph_pes.models.derivatives import has_volume
 from graph_pes.tensors import full_3x3_to_voigt_6
 
+from .kept_matrix import KeptMatrix
 from .predict import check_elements, evaluation_mode, predict_all
 from .reuse import ReusableNeighbourList
 
@@ -109,6 +110,7 @@ class GraphPESCalculator(Calculator):
         self.skin = float(skin)
         self.cache_threebody = cache_threebody
         self._neighbours: ReusableNeighbourList | None = None
+        self._matrix: KeptMatrix | None = None
         self.reset_cache_stats()
 
     # --- ASE's interface ---
@@ -140,7 +142,7 @@ class GraphPESCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         self.results = {}
         assert self.atoms is not None
-        graph = _graph(self.atoms, cutoff=0.0)
+        graph = _without_edges(self.atoms)
         asked = {"energy", "forces"} if properties is None else set(properties)
         keys: list[PropertyKey] = ["energy", "local_energies"]
         if asked & {"forces", "stress"}:
@@ -150,8 +152,7 @@ class GraphPESCalculator(Calculator):
                 raise PropertyNotImplementedError(_no_volume(self.atoms))
             if "stress" in asked or (volume and self.atoms.pbc.all()):
                 keys.append("stress")
-        with evaluation_mode(self.model), torch.no_grad():
-            predictions = self.model.predict(self._with_edges(graph), keys)
+        predictions = self._predict(graph, keys)
         for key, value in predictions.items():
             # The batch holds a single structure.
             per_structure = key in ("energy", "stress")
@@ -159,21 +160,37 @@ class GraphPESCalculator(Calculator):
         self.results["free_energy"] = self.results["energy"]
         self.results["energies"] = self.results.pop("local_energies")
 
-    def _with_edges(self, graph: AtomicGraph) -> AtomicGraph:
-        """The structure with its neighbours, those found before if they are still all."""
+    def _predict(
+        self, graph: AtomicGraph, keys: Sequence[PropertyKey]
+    ) -> dict[PropertyKey, Tensor]:
+        """Predictions for a batch of this one structure."""
+        neighbours = self._complete_list(graph)
+        if isinstance(self.model, ExportedModel):
+            if self._matrix is None or self._matrix.list is not neighbours:
+                self._matrix = KeptMatrix(neighbours, self.model.dtype)
+            cell = graph.cell.unsqueeze(0).to(neighbours.device)
+            batch = neighbours.batch._replace(cell=cell)
+            predictions = self.model.evaluate(self._matrix.inputs(graph), batch, keys)
+            return {key: predictions[key] for key in keys}
+        with evaluation_mode(self.model), torch.no_grad():
+            return self.model.predict(neighbours.applied_to(graph), keys)
+
+    def _complete_list(self, graph: AtomicGraph) -> ReusableNeighbourList:
+        """The neighbours found before if they are still all, else new ones."""
         self._calls += 1
         old = self._neighbours
         if old is not None and old.device == self.model.device and old.is_complete_for(graph):
-            return old.applied_to(graph)
+            return old
         check_elements(self.model, graph.Z)
         start = time.perf_counter()
         three_body = float(self.model.three_body_cutoff) if self.cache_threebody else 0.0
-        self._neighbours = ReusableNeighbourList.build(
+        new = ReusableNeighbourList.build(
             graph, self.model.cutoff_value, self.skin, three_body, self.model.device
         )
+        self._neighbours = new
         self._builds += 1
         self._build_time += time.perf_counter() - start
-        return self._neighbours.batch
+        return new
 
     # --- statistics ---
 
@@ -253,9 +270,26 @@ class GraphPESCalculator(Calculator):
 
 def _graph(atoms: Atoms, cutoff: float) -> AtomicGraph:
     """Graph in double precision, without labels."""
+    _check_not_empty(atoms)
+    return AtomicGraph.from_ase(atoms, cutoff, property_mapping={}, dtype=torch.float64)
+
+
+def _without_edges(atoms: Atoms) -> AtomicGraph:
+    """The same without neighbours, and nothing checked that a neighbour list will check."""
+    _check_not_empty(atoms)
+    if any(key in atoms.info or key in atoms.arrays for key in INFO_KEYS):
+        return _graph(atoms, cutoff=0.0)
+    return AtomicGraph.create_with_defaults(
+        Z=torch.tensor(atoms.numbers, dtype=torch.long),
+        R=torch.tensor(atoms.positions, dtype=torch.float64),
+        cell=torch.tensor(atoms.cell.array, dtype=torch.float64),
+        pbc=torch.tensor(atoms.pbc),
+    )
+
+
+def _check_not_empty(atoms: Atoms) -> None:
     if len(atoms) == 0:
         raise ValueError("the structure has no atoms: there is nothing to calculate")
-    return AtomicGraph.from_ase(atoms, cutoff, property_mapping={}, dtype=torch.float64)
 
 
 def _ase_value(key: PropertyKey, value: Tensor) -> float | np.ndarray:

@@ -6,6 +6,7 @@ have changed little. See `reference_length_covered` for the exact condition.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,12 +62,17 @@ def reference_length_covered(
     >>> round(reference_length_covered(R, cell, R0, cell, pbc, cutoff=5.0), 6)
     5.2
     """
-    R, R0 = R.double(), reference_R.double()
-    P, P0 = cell[pbc].double(), reference_cell[pbc].double()
-    F = torch.eye(3, dtype=R.dtype) + torch.linalg.pinv(P0) @ (P - P0)
-    u = R - R0 @ F
+    u = R.double() - reference_R.double()
+    stretch = 1.0
+    if not torch.equal(cell, reference_cell):
+        P, P0 = cell[pbc].double(), reference_cell[pbc].double()
+        change = torch.linalg.pinv(P0) @ (P - P0)  # F - 1
+        u = u - reference_R.double() @ change
+        F = torch.eye(3, dtype=u.dtype) + change
+        stretch = float(torch.linalg.svdvals(F)[-1])
     u = u - u.mean(0)
-    return float((cutoff + 2 * u.norm(dim=-1).max()) / torch.linalg.svdvals(F)[-1])
+    furthest = float((u * u).sum(-1).max()) ** 0.5
+    return (cutoff + 2 * furthest) / stretch if stretch > 0 else math.inf
 
 
 @dataclass(frozen=True)
