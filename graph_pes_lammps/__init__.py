@@ -16,6 +16,8 @@ __all__ = ["cache_folder", "plugin_folder", "sources", "version_of"]
 #: Files that the plugin is built from.
 SOURCES = (
     "plugin.cpp",
+    "fix_plumed.h",
+    "fix_plumed.cpp",
     "exported_model.h",
     "exported_model.cpp",
     "neighbour_matrix.h",

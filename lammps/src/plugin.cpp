@@ -3,8 +3,11 @@
 // What LAMMPS loads when it starts: names the styles. Torch is loaded with the first of them that
 // is used, from libgraph_pes.so beside this file, in a scope of its own: LAMMPS exports a slow
 // BLAS that would otherwise take the place of torch's.
+#include "fix_plumed.h"
+
 #include "error.h"
 #include "lammps.h"
+#include "modify.h"
 
 #include <dlfcn.h>
 
@@ -64,6 +67,11 @@ void *new_mobility(void *lmp, int narg, char **arg)
   return reinterpret_cast<FactoryWithArguments *>(found)(lmp, narg, arg);
 }
 
+void *new_plumed(void *lmp, int narg, char **arg)
+{
+  return static_cast<Fix *>(new FixPlumed(static_cast<LAMMPS *>(lmp), narg, arg));
+}
+
 }    // namespace
 
 extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *lmp, void *handle,
@@ -84,5 +92,11 @@ extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *l
   plugin.style = "fix";
   plugin.name = "graph_pes/mobility";
   plugin.creator.with_arguments = &new_mobility;
+  add(&plugin, lmp);
+  // unless LAMMPS was built with its own
+  if (static_cast<LAMMPS *>(lmp)->modify->fix_map->count("plumed")) return;
+  plugin.name = "plumed";
+  plugin.info = "PLUMED, loaded from $PLUMED_KERNEL";
+  plugin.creator.with_arguments = &new_plumed;
   add(&plugin, lmp);
 }
