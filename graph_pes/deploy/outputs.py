@@ -27,7 +27,7 @@ def kinds_of(model: GraphPropertyModel) -> list[str]:
     """
     function = EngineModel(model)
     one, two, both = (function(*inputs) for inputs in separate_groups(model))
-    kinds = []
+    kinds: list[str] = []
     for name, a, b, found in zip(function.outputs, one, two, both, strict=True):
         if name not in function.of_structures:
             kinds.append("edge" if name == "gradients" else PROPERTIES[name].per)
