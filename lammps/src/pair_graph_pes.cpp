@@ -123,8 +123,7 @@ void PairGraphPES::init_style()
       model, units_.angstrom, [this](int size) { comm->forward_comm(this, size); },
       [this](int size) { comm->reverse_comm(this, size); });
   neighbor->add_request(this, neighbourhood_.list_flags());
-  if (neighbourhood_.ghosts() == Neighbourhood::Ghosts::COMPUTED)
-    comm->cutghostuser = std::max(comm->cutghostuser, neighbourhood_.reach());
+  reach_ghosts();
   reserve_messages(neighbourhood_.largest_message());
   if (comm->me == 0) {
     utils::logmesg(lmp,
@@ -149,18 +148,21 @@ void PairGraphPES::reserve_messages(int size)
   all->comm_reverse_off = std::max(all->comm_reverse_off, comm_reverse_off);
 }
 
-// Once LAMMPS knows how far its ghosts reach.
 void PairGraphPES::setup()
 {
   effort_ = {};
   neighbourhood_.seconds_in_exchange = 0;
+}
+
+// Ghosts that are computed are further away than LAMMPS would have them.
+void PairGraphPES::reach_ghosts()
+{
   if (neighbourhood_.ghosts() != Neighbourhood::Ghosts::COMPUTED) return;
-  const double needed = neighbourhood_.reach();
-  if (comm->mode != Comm::SINGLE || comm->get_comm_cutoff() < needed * (1 - 1e-10))
-    error->all(FLERR,
-               "{}: {} needs ghosts up to {:g} away, {} cutoffs and the skin: use comm_modify mode "
-               "single cutoff {:g}",
-               STYLE, file_, needed, model_->metadata().layers, needed);
+  if (comm->mode != Comm::SINGLE)
+    error->all(FLERR, "{}: {} needs ghosts up to {:g} away, {} cutoffs and the skin, for all types: "
+               "use comm_modify mode single",
+               STYLE, file_, neighbourhood_.reach(), model_->metadata().layers);
+  comm->cutghostuser = std::max(comm->cutghostuser, neighbourhood_.reach());
 }
 
 // Bonded atoms are neighbours like any others, but LAMMPS leaves them out of its lists by default.

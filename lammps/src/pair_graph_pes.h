@@ -52,6 +52,7 @@ class PairGraphPES : public Pair {
 
   void allocate();
   void check_bonds();
+  void reach_ghosts();
   void reserve_messages(int);
   void add_energies();
   void add_gradients();

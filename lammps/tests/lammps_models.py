@@ -105,7 +105,12 @@ FACTORIES: dict[str, Callable[[], GraphPESModel]] = {
 def make_model(name: str) -> GraphPESModel:
     """The same weights, in double precision, each time."""
     torch.manual_seed(0)
-    model = FACTORIES[name]().double()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = FACTORIES[name]()
+    finally:
+        torch.set_default_dtype(default)
     if name in ("MACE", "NequIP", "TensorNet", "Orb", "SchNet"):
         randomised(model, factor=1.0 if name == "MACE" else 1.3)
     return model.eval()

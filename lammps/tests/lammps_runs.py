@@ -29,7 +29,7 @@ class LAMMPSError(AssertionError):
     """LAMMPS ended with an error."""
 
 
-def run_lammps(folder: Path, commands: str, ranks: int = 1, timeout: float = 300) -> str:
+def run_lammps(folder: Path, commands: str, ranks: int = 1, timeout: float = 600) -> str:
     """Run LAMMPS in a folder; what it printed."""
     (folder / "in.lammps").write_text(commands)
     done = subprocess.run(

@@ -45,6 +45,7 @@ def test_the_folder_of_a_run(run: Path):
         "rank-0.log",
         "train-config.yaml",
         "model.pt",
+        "lammps_model.pt",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "version_0/metrics.csv",
@@ -125,6 +126,12 @@ def test_the_model_is_the_best_one(run: Path):
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(p, best[f"model.{name}"]) for name, p in model.named_parameters())
     assert [model.elements_seen] == [["H", "C", "O"]]
+
+
+def test_the_name_for_lammps(run: Path):
+    link = run / "lammps_model.pt"
+    assert os.readlink(link) == "model.pt"
+    assert same(weights(load_model(link)), weights(load_model(run / "model.pt")))
 
 
 def test_the_log(run: Path):
