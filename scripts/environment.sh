@@ -57,4 +57,8 @@ echo "Installing graph-pes[$extras] in $venv (a few minutes the first time)"
 # torch goes first, alone, so that pip takes the build for CPUs where one is offered
 install torch
 install --editable ".[$extras]"
+if [[ $extras == *dev* || $extras == *test* ]]; then
+    # for its kernel of PLUMED, which needs nothing of what the package itself depends on
+    install --no-deps hillclimber==0.1.8
+fi
 echo "$wanted" >"$stamp"
