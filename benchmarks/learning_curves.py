@@ -21,6 +21,9 @@ import yaml
 #: Sets whose structures all have the same number of atoms: errors of whole energies are usual.
 WHOLE_ENERGIES = ("acac",)
 
+#: What follows the CPU time in a log.
+COST = " min of CPU time"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -73,7 +76,8 @@ HEADER = (
 
 def finished_runs(folder: Path) -> list[Run]:
     """All runs in a folder that have come to their end."""
-    return [read_run(path.parent) for path in sorted(folder.glob("*/summary.yaml"))]
+    logs = [log for log in sorted(folder.glob("*.log")) if COST in log.read_text()]
+    return [read_run(log.with_suffix("")) for log in logs]
 
 
 def read_run(folder: Path) -> Run:
@@ -81,7 +85,7 @@ def read_run(folder: Path) -> Run:
     chosen, _, model = folder.name.partition("-")
     summary = yaml.safe_load((folder / "summary.yaml").read_text())
     log = folder.with_suffix(".log").read_text()
-    cost = float(log.split(" min of CPU time")[0].rsplit(" ", 1)[1])
+    cost = float(log.split(COST)[0].rsplit(" ", 1)[1])
     forces = list(_validation(folder / "version_0" / "metrics.csv"))
     minutes = [cost * (n + 1) / len(forces) for n in range(len(forces))]
     return Run(chosen, model, summary, minutes, forces, cost)
