@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from graph_pes.models.base import GraphPESModel
+from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 from graph_pes.models.description import describe
 
 from .export import export_model
@@ -60,7 +60,7 @@ def compiled(model: GraphPESModel) -> GraphPESModel | ExportedModel:
         return model
 
 
-def compiled_file(model: GraphPESModel) -> Path:
+def compiled_file(model: GraphPropertyModel) -> Path:
     """The compiled model as a file in the cache; made, while others wait, if it is not there."""
     path = cache_folder() / "compiled" / f"{fingerprint(model)}.pt2"
     if path.is_file():
@@ -75,7 +75,7 @@ def compiled_file(model: GraphPESModel) -> Path:
     return path
 
 
-def fingerprint(model: GraphPESModel) -> str:
+def fingerprint(model: GraphPropertyModel) -> str:
     """A name for what compiled code depends on: weights, source code, torch and the machine."""
     digest = hashlib.sha256()
     for part in _parts(model):
@@ -83,7 +83,7 @@ def fingerprint(model: GraphPESModel) -> str:
     return digest.hexdigest()[:32]
 
 
-def _parts(model: GraphPESModel) -> Iterator[bytes]:
+def _parts(model: GraphPropertyModel) -> Iterator[bytes]:
     yield f"{dtype_of(model)} {model.device} {torch.__version__} {_processor()}".encode()
     yield json.dumps(describe(model), sort_keys=True).encode()
     for name, tensor in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
