@@ -73,7 +73,10 @@ nitpick_ignore_regex = [
         r"(abc|ase|collections|data2objects|e3nn|np|numpy|os|pathlib|pl|torch|types|typing)\..*",
     ),
     (r"py:.*", r"(nn|pytorch_lightning|rich|torchmetrics)\..*"),
-    (r"py:class", r"(Any|Callable|Irreps|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)"),
+    (
+        r"py:class",
+        r"(lammps|Any|Callable|Irreps|Iterable|Iterator|Literal|Mapping|Path|Sequence|TypeVar)",
+    ),
     (
         r"py:class",
         r"(Atoms|Axes|Dataset|DataLoader|Figure|LightningModule|Line2D|Module|Tensor|Trainer)",
