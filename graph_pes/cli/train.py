@@ -169,8 +169,9 @@ def _train(run: Run, folder: Path | None, checkpoint: Path | None) -> GraphPrope
 def name_for_lammps(folder: Path) -> None:
     """``lammps_model.pt``, as input files of graph-pes 1 have it: another name of ``model.pt``."""
     link = folder / "lammps_model.pt"
-    if not link.is_symlink():
-        link.symlink_to("model.pt")
+    # A folder that was copied holds a copy here, which does not change with model.pt.
+    link.unlink(missing_ok=True)
+    link.symlink_to("model.pt")
 
 
 def finish(model: GraphPropertyModel, run: Run, folder: Path) -> None:
