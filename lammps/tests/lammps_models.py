@@ -27,7 +27,7 @@ from tests.conformance.models import randomised
 
 ELEMENTS = ["Si", "O"]
 CUTOFF = 3.5
-FEATURES = {"channels": [4, 2], "l_max": 1, "use_odd_parity": True}
+FEATURES = {"channels": [4, 2], "l_max": 1, "use_odd_parity": False}
 
 
 def pair() -> GraphPESModel:
@@ -87,6 +87,7 @@ FACTORIES: dict[str, Callable[[], GraphPESModel]] = {
         ELEMENTS,
         cutoff=CUTOFF,
         channels=2,
+        hidden_irreps="0e",
         l_max=1,
         layers=2,
         correlation=2,

@@ -38,7 +38,7 @@ lmp.command("run 0")
 forces = np.array(lmp.gather_atoms("f", 1, 3))
 virial = np.array([lmp.extract_compute("virial", 0, 1)[k] for k in range(6)])
 rank, results = lmp.extract_setting("world_rank"), [
-    lmp.get_thermo("pe"), lmp.get_thermo("c_energy"), lmp.get_thermo("vol")
+    lmp.get_thermo("pe"), lmp.extract_compute("energy", 0, 0), lmp.get_thermo("vol")
 ]
 if rank == 0:
     np.savez("results.npz", forces=forces, energies=results, virial=virial)
