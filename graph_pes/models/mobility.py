@@ -148,7 +148,7 @@ class Mobility(GraphTensorModel):
     --------
     >>> from ase import Atoms
     >>> model = Mobility(cutoff=8.0, self_mobility=2.0)
-    >>> model.matrix(AtomicGraph.from_ase(Atoms("Ar"), cutoff=8.0)).tolist()
+    >>> model.matrix(AtomicGraph.from_ase(Atoms("Ar"), cutoff=8.0)).round(decimals=4).tolist()
     [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]
     """
 
