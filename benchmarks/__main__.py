@@ -5,6 +5,7 @@ commands:
             environment of its own, on the same structures, in turn: medians, ratios, memory,
             and how the cost grows with the number of atoms
   fits      the largest crystal that fits into memory
+  lammps    steps of LAMMPS, on one process and more, beside what others evaluate there
   roofline  operations and bytes of our models beside a large matrix product and a copy
   report    tables and picture of results that were written before, of several runs together
 """
@@ -58,6 +59,14 @@ def run_roofline(arguments: argparse.Namespace) -> None:
     print(roofline(arguments.model, arguments.structure, arguments.device, arguments.repeats))
 
 
+def run_lammps(arguments: argparse.Namespace) -> None:
+    """The command ``lammps``."""
+    from .lammps import lammps  # whose extra others need not have
+
+    settings = settings_of(arguments)
+    print(lammps(arguments.model, arguments.structure, arguments.ranks, arguments.steps, settings))
+
+
 def run_report(arguments: argparse.Namespace) -> None:
     """The command ``report``."""
     first, *others = (Results.read(path) for path in arguments.results)
@@ -103,6 +112,16 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run_roofline)
     add_model_options(command, ["painn", "mace-0", "mace-1"], repeats=15)
     command.add_argument("--structure", default="Si:512", metavar="KIND:N")
+
+    command = commands.add_parser("lammps")
+    command.set_defaults(run=run_lammps)
+    add_model_options(command, ["painn", "mace-0"], repeats=3)
+    add_peer_options(command)
+    command.add_argument(
+        "--structure", nargs="+", default=["Si:2304", "Si:20736"], metavar="KIND:N"
+    )
+    command.add_argument("--ranks", nargs="+", type=int, default=[1, 2])
+    command.add_argument("--steps", type=int, default=10)
 
     command = commands.add_parser("report")
     command.set_defaults(run=run_report)

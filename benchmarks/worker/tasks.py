@@ -70,4 +70,9 @@ def md(package: Package, structures: Sequence[ase.Atoms]) -> Run:
     return step
 
 
-TASKS = {"inference": inference, "training": training, "md": md}
+def lammps(package: Package, structures: Sequence[ase.Atoms]) -> Run:
+    """Energy and forces by the program that the package gives to LAMMPS, without LAMMPS."""
+    return package.predictor(structures)
+
+
+TASKS = {"inference": inference, "training": training, "md": md, "lammps": lammps}

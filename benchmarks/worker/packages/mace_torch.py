@@ -7,9 +7,11 @@ from typing import Any
 
 import ase
 import numpy as np
+import torch
 from ase.calculators.calculator import Calculator
+from e3nn.util import jit
 from mace import data  # before e3nn, which it makes work with this torch
-from mace.calculators import MACECalculator
+from mace.calculators import LAMMPS_MACE, MACECalculator
 from mace.tools import AtomicNumberTable
 from mace.tools.torch_geometric import Batch
 
@@ -26,6 +28,7 @@ class Package:
         known = {"numbers": numbers, "n_elements": len(numbers), "zeros": np.zeros(len(numbers))}
         self.module = made_from(entry, **known).to(device)
         self.device, self.stress = device, stress
+        self._script: torch.nn.Module | None = None
 
     def predictor(self, structures: Sequence[ase.Atoms]) -> Predict:
         graphs = [
@@ -35,9 +38,16 @@ class Package:
             for atoms in structures
         ]
         inputs = Batch.from_data_list(graphs).to(self.device).to_dict()
+        if self._script is not None:
+            script, own = self._script, torch.ones(len(inputs["positions"]))
+            return lambda: script(dict(inputs), own, False)
         return lambda: self.module(
             dict(inputs), training=self.module.training, compute_stress=self.stress
         )
 
     def calculator(self) -> Calculator:
         return MACECalculator(models=self.module, device=self.device, default_dtype="float32")
+
+    def compile(self, task: str, is_batch: bool, cache: str) -> None:
+        """What ``mace_create_lammps_model`` writes, for a model that was not trained."""
+        self._script = jit.script(LAMMPS_MACE(self.module.eval()))
