@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk never leaves half a file behind."""
+"""Writing files so that a crash leaves no half a file behind, and where files are kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where files are kept that can be made, or had, again: they may be deleted at any time.
+
+    ``$GRAPH_PES_CACHE`` if that is set, else ``graph-pes`` in the user's cache folder.
+    """
+    if chosen := os.environ.get("GRAPH_PES_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "graph-pes"
 
 
 @contextmanager

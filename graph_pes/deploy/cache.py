@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 import platform
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from graph_pes.files import cache_folder
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 from graph_pes.models.description import describe
 
@@ -23,17 +23,6 @@ from .exported import ExportedModel
 from .trace import dtype_of
 
 logger = logging.getLogger("graph_pes")
-
-
-def cache_folder() -> Path:
-    """Where compiled models are kept, and may be deleted at any time.
-
-    ``$GRAPH_PES_CACHE`` if that is set, else ``graph-pes`` in the user's cache folder.
-    """
-    if chosen := os.environ.get("GRAPH_PES_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "graph-pes"
 
 
 def compiled(model: GraphPESModel) -> GraphPESModel | ExportedModel:

@@ -142,6 +142,8 @@ class MACE(EnergyMACE):
         Width of the hidden layer after the last layer.
     first_layer
         ``"mixing"`` or ``"residual"``, see above.
+    envelope_power
+        Of the `PolynomialEnvelope` that takes messages to zero at the cutoff.
 
     Raises
     ------
@@ -172,6 +174,7 @@ class MACE(EnergyMACE):
         self_connection: bool = True,
         readout_width: int = 16,
         first_layer: Literal["mixing", "residual"] = "mixing",
+        envelope_power: int = 5,
     ):
         settings = MACESettings(
             cutoff=cutoff,
@@ -187,6 +190,7 @@ class MACE(EnergyMACE):
             aggregation=aggregation,
             self_connection=self_connection,
             first_layer=first_layer,
+            envelope_power=envelope_power,
         )
         one_hot = AtomicOneHot(elements)
         representation = MACERepresentation(settings, one_hot, len(elements), one_hot.numbers)
@@ -228,6 +232,7 @@ class ZEmbeddingMACE(EnergyMACE):
         self_connection: bool = True,
         readout_width: int = 16,
         first_layer: Literal["mixing", "residual"] = "mixing",
+        envelope_power: int = 5,
     ):
         settings = MACESettings(
             cutoff=cutoff,
@@ -243,6 +248,7 @@ class ZEmbeddingMACE(EnergyMACE):
             aggregation=aggregation,
             self_connection=self_connection,
             first_layer=first_layer,
+            envelope_power=envelope_power,
         )
         describe = PerElementEmbedding(z_embed_dim)
         representation = MACERepresentation(settings, describe, z_embed_dim)

@@ -114,17 +114,17 @@ def checked_unique(irreps: Irreps) -> Irreps:
 
 # Activations are divided by their root mean square for normally distributed input. These are
 # the numbers of e3nn, which are averages over a sample; the exact ones differ by up to 0.2 %.
-_SILU, _TANH = 1.6791767923989418, 1.5937334472592695
+SILU_GAIN, TANH_GAIN = 1.6791767923989418, 1.5937334472592695
 
 
 def normalised_silu(x: Tensor) -> Tensor:
     """SiLU of about unit variance, for scalars that do not change under reflection."""
-    return F.silu(x) * _SILU
+    return F.silu(x) * SILU_GAIN
 
 
 def normalised_tanh(x: Tensor) -> Tensor:
     """Hyperbolic tangent of about unit variance; odd, as pseudoscalars need."""
-    return torch.tanh(x) * _TANH
+    return torch.tanh(x) * TANH_GAIN
 
 
 class Gate(nn.Module):

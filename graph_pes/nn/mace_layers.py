@@ -169,6 +169,7 @@ class MACESettings:
     aggregation: NeighbourAggregationMode
     self_connection: bool
     first_layer: Literal["mixing", "residual"]
+    envelope_power: int = 5
 
 
 class MACERepresentation(nn.Module):
@@ -211,7 +212,7 @@ class MACERepresentation(nn.Module):
         self.describe = describe
         self.embedding = PerElementEmbedding(s.channels)
         self.radial = get_distance_expansion(s.radial_expansion)(s.n_radial, s.cutoff)
-        self.envelope = PolynomialEnvelope(s.cutoff, p=5)
+        self.envelope = PolynomialEnvelope(s.cutoff, p=s.envelope_power)
         self.harmonics = SphericalHarmonics(range(s.l_max + 1))
         hidden = o3().Irreps([(s.channels, ir) for ir in parse_hidden_irreps(s.hidden_irreps)])
         last = o3().Irreps([(s.channels, ir) for _, ir in parse_irreps(s.irreps_last)])

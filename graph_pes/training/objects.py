@@ -24,6 +24,7 @@ MODULES = (
     "graph_pes.training.loss",
     "graph_pes.data",
     "graph_pes.training.callbacks",
+    "graph_pes.interfaces",
     "graph_pes.nn",
 )
 

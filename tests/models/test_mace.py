@@ -9,21 +9,16 @@ import torch
 from ase.build import molecule
 
 from graph_pes.atomic_graph import AtomicGraph
+from graph_pes.interfaces.mace_weights import copy_flat, in_our_couplings, native_mace
 from graph_pes.models.addition import AdditionModel
 from graph_pes.models.base import GraphPESModel
 from graph_pes.models.mace import MACE, ZEmbeddingMACE
 from graph_pes.models.offsets import FixedOffset
 from graph_pes.nn import mace_layers
-from graph_pes.nn.couplings import dense, symmetric_couplings
-from graph_pes.nn.irreps import o3
 from graph_pes.nn.mace_interactions import Interaction
-from graph_pes.nn.symmetric_contraction import SymmetricContraction
 from graph_pes.periodic_table import SYMBOLS
 
 from .transplant import REFERENCES, Frozen, assert_agrees
-
-# That of e3nn, by which it multiplies SiLU.
-SILU = 1.6791767923989418
 
 Weights = dict[str, torch.Tensor]
 
@@ -31,44 +26,11 @@ Weights = dict[str, torch.Tensor]
 # --- weights of the same meaning ----------------------------------------------------------
 
 
-def symmetrised(U: torch.Tensor) -> torch.Tensor:
-    """The part of couplings (paths, 2L + 1, d, ..., d) that counts."""
-    orders = list(itertools.permutations(range(U.dim() - 2)))
-    return sum(U.permute(0, 1, *(2 + n for n in order)) for order in orders) / len(orders)
-
-
-def in_our_couplings(
-    W: torch.Tensor, U: torch.Tensor, contraction: SymmetricContraction, target: int, order: int
-) -> torch.Tensor:
-    """From weights (attributes, paths, C) of couplings U to those of ours."""
-    irreps = o3().Irreps([(1, ir) for _, ir in contraction.irreps_in])
-    ir = contraction.irreps_out[target].ir
-    ours = dense(symmetric_couplings(irreps, ir, order), irreps)
-    theirs = symmetrised(U)
-    M = torch.einsum("pma,qma->pq", theirs.flatten(2), ours.flatten(2)) / ir.dim
-    # Nothing of theirs is missing among ours.
-    rebuilt = torch.einsum("pq,qma->pma", M, ours.flatten(2))
-    torch.testing.assert_close(rebuilt, theirs.flatten(2), rtol=0, atol=1e-12)
-    return torch.einsum("apc,pq->aqc", W, M)
-
-
 @torch.no_grad()
 def copy_radial(network: torch.nn.Module, weights: list[torch.Tensor]) -> None:
     """Layers (outputs, inputs)."""
     for linear, W in zip(network.mlp.linear_layers, weights, strict=True):
         linear.weight.copy_(W)
-
-
-@torch.no_grad()
-def copy_flat(parameters: torch.nn.ParameterList, flat: torch.Tensor) -> None:
-    """Matrices one after the other; those with a first dimension for attributes have it second."""
-    parts = flat.flatten().split([p.numel() for p in parameters])
-    for parameter, part in zip(parameters, parts, strict=True):
-        if parameter.dim() == 3:
-            n, C, D = parameter.shape
-            parameter.copy_(part.view(C, n, D).transpose(0, 1))
-        else:
-            parameter.copy_(part.view_as(parameter))
 
 
 # --- mace-torch ---------------------------------------------------------------------------
@@ -89,60 +51,40 @@ def settings_of(frozen: Frozen) -> dict:
 def from_mace_torch(frozen: Frozen, name: str) -> GraphPESModel:
     """Our model with the weights of one of mace-torch's."""
     L, first = name.split("_")
-    mace = MACE(
-        **settings_of(frozen),
-        layers=2,
-        hidden_irreps={"L0": "0e", "L1": "0e + 1o"}[L],
-        first_layer={"mixed": "mixing", "residual": "residual"}[first],
-    ).double()
     W = {
         key.removeprefix(f"{name}."): torch.from_numpy(value)
         for key, value in frozen.items()
         if key.startswith(f"{name}.") and ".structure." not in key
     }
-    scale, shift = (
-        (frozen["scale"].item(), frozen["shift"].item()) if first == "residual" else (1.0, 0.0)
-    )
-    elements = torch.from_numpy(frozen["elements"])
-    A = len(elements)
-    with torch.no_grad():
-        embedding = W["node_embedding.linear.weight"].view(A, -1) / math.sqrt(A)
-        mace.representation.embedding.embeddings.values[elements] = embedding
-        mace.scaler.per_element_scaling.values.fill_(scale)
-        k = torch.arange(1, int(frozen["n_radial"]) + 1, dtype=torch.float64)
-        mace.representation.radial.frequencies.copy_(k * math.pi / frozen["cutoff"].item())
-        for n, layer in enumerate(mace.representation.layers):
-            copy_layer_of_mace_torch(layer, W, frozen, n)
-        mace.read_outs[0].layers[0].weights[0].copy_(W["readouts.0.linear.weight"].view(-1, 1))
-        first_matrix, last_matrix = (layer.weights[0] for layer in mace.read_outs[1].layers)
-        first_matrix.copy_(W["readouts.1.linear_1.weight"].view_as(first_matrix))
-        last_matrix.copy_(W["readouts.1.linear_2.weight"].view_as(last_matrix) * SILU)
+    for n, m, nu in itertools.product(range(2), range(2), (1, 2, 3)):
+        at = f"products.{n}.symmetric_contractions.contractions.{m}.U_matrix_{nu}"
+        W[at] = torch.from_numpy(frozen[f"U.{m}.{nu}"])
+    scaled = first == "residual"
+    scale, shift = (frozen["scale"].item(), frozen["shift"].item()) if scaled else (1.0, 0.0)
+    W["scale_shift.scale"] = torch.tensor(scale, dtype=torch.float64)
+    k = torch.arange(1, int(frozen["n_radial"]) + 1, dtype=torch.float64)
+    W["radial_embedding.bessel_fn.bessel_weights"] = k * math.pi / frozen["cutoff"].item()
+    kind = {"mixed": "", "residual": "Residual"}[first]
+    channels = int(frozen["channels"])
+    settings = {
+        "atomic_numbers": frozen["elements"].tolist(),
+        "r_max": frozen["cutoff"].item(),
+        "num_bessel": int(frozen["n_radial"]),
+        "num_polynomial_cutoff": 5,
+        "radial_MLP": [int(frozen["hidden_features"])] * int(frozen["hidden_depth"]),
+        "hidden_irreps": {"L0": f"{channels}x0e", "L1": f"{channels}x0e+{channels}x1o"}[L],
+        "max_ell": int(frozen["l_max"]),
+        "num_interactions": 2,
+        "correlation": int(frozen["correlation"]),
+        "MLP_irreps": f"{frozen['readout_width']}x0e",
+        "interaction_cls_first": f"RealAgnostic{kind}InteractionBlock",
+        "avg_num_neighbors": frozen["average_neighbours"].item(),
+        "heads": ["Default"],
+    }
     energies = (W["atomic_energies"].flatten() + shift).tolist()
-    offset = FixedOffset(**{SYMBOLS[Z]: e for Z, e in zip(elements, energies, strict=True)})
-    return AdditionModel(mace=mace, offset=offset).eval()
-
-
-def copy_layer_of_mace_torch(layer: torch.nn.Module, W: Weights, frozen: Frozen, n: int) -> None:
-    interaction, at = layer.interaction, f"interactions.{n}."
-    copy_flat(interaction.pre_linear.weights, W[at + "linear_up.weight"])
-    copy_flat(interaction.post_linear.weights, W[at + "linear.weight"])
-    interaction.aggregation.scale.fill_(frozen["average_neighbours"].item())
-    depth = int(frozen["hidden_depth"])
-    radial = [W[f"{at}conv_tp_weights.layer{k}.weight"] for k in range(depth + 1)]
-    copy_radial(
-        interaction.radial_network,
-        [w.T / math.sqrt(len(w)) * (SILU if k > 0 else 1) for k, w in enumerate(radial)],
-    )
-    mixed = layer.mixing if layer.mixing is not None else layer.residual
-    copy_flat(mixed.weights, W[at + "skip_tp.weight"])
-    copy_flat(layer.linear.weights, W[f"products.{n}.linear.weight"])
-    for target, (_, ir) in enumerate(layer.contraction.irreps_out):
-        at = f"products.{n}.symmetric_contractions.contractions.{target}."
-        for order, key in ((3, "weights_max"), (2, "weights.0"), (1, "weights.1")):
-            U = torch.from_numpy(frozen[f"U.{target}.{order}"]).movedim(-1, 0)
-            U = U if target > 0 else U.unsqueeze(1)
-            ours = in_our_couplings(W[at + key], U, layer.contraction, target, order)
-            layer.contraction.weights[f"{ir}_{order}"].copy_(ours)
+    elements = zip(frozen["elements"], energies, strict=True)
+    offset = FixedOffset(**{SYMBOLS[Z]: e for Z, e in elements})
+    return AdditionModel(mace=native_mace(settings, W), offset=offset).eval()
 
 
 def of_model(frozen: Frozen, name: str) -> Frozen:

@@ -1,0 +1,15 @@
+"""Trained models of other packages, as models like any other.
+
+Nothing here imports another package before a model is asked for.
+"""
+
+from .mace import egret, go_mace_23, mace_model, mace_mp, mace_off, mace_omol
+
+__all__ = [
+    "egret",
+    "go_mace_23",
+    "mace_model",
+    "mace_mp",
+    "mace_off",
+    "mace_omol",
+]
