@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from graph_pes.deploy import export_model
+from graph_pes.deploy.matrix_products import Products
 from graph_pes.models import load_model
 from graph_pes.training.messages import logger
 
@@ -22,6 +23,7 @@ def export(
     device: str = "cpu",
     mode: Literal["compiled", "portable"] = "compiled",
     table_tolerance: float | None = None,
+    products: Products = "full",
 ) -> None:
     """Export the model in a file.
 
@@ -33,7 +35,13 @@ def export(
     loaded = load_model(model)
     precision = None if dtype is None else getattr(torch, dtype)
     metadata = export_model(
-        loaded, out, dtype=precision, device=device, mode=mode, table_tolerance=table_tolerance
+        loaded,
+        out,
+        dtype=precision,
+        device=device,
+        mode=mode,
+        table_tolerance=table_tolerance,
+        products=products,
     )
     logger.info("%s: %s, cutoff %g Å", out, metadata.dtype, metadata.cutoff)
     logger.info("Radial tables: %s", metadata.radial_tables)
@@ -58,6 +66,12 @@ def main(argv: list[str] | None = None) -> None:
         metavar="ERROR",
         help="largest relative error of energies and forces by tables that replace networks of "
         "the distance, 0 for no tables; default: 1e-6 in float32, 0 in float64",
+    )
+    parser.add_argument(
+        "--products",
+        choices=get_args(Products),
+        default="full",
+        help="precision of matrix products; bfloat16 is for GPUs",
     )
     arguments = parser.parse_args(argv)
     run_command(lambda: export(**vars(arguments)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -19,10 +20,13 @@ from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 
 from .engine import MIN_COLUMNS, EngineModel, ExportError
 from .exported import METADATA_FILE, Metadata, read_exported
+from .matrix_products import BFLOAT16_TOLERANCE, Products, check_products
 from .outputs import TOLERANCES, kinds_of, relative_error, separate_groups, unit_of, widths_of
 from .radial_tables import TableReport, with_radial_tables
 from .reach import exchanges_ghosts, layers_of
 from .trace import dtype_of, example_inputs, known_elements, traced_program
+
+logger = logging.getLogger("graph_pes")
 
 #: Atoms and columns of the inputs on which a file is compared with its model.
 CHECKED_SIZES = ((1, MIN_COLUMNS), (7, 5), (61, 23))
@@ -39,6 +43,7 @@ def export_model(
     device: torch.device | str = "cpu",
     mode: Literal["compiled", "portable"] = "compiled",
     table_tolerance: float | None = None,
+    products: Products = "full",
 ) -> Metadata:
     """Write a model, with derivatives of its energy, as a program that needs no Python.
 
@@ -62,9 +67,15 @@ def export_model(
         Networks of the distance alone are replaced by tables with at most this error of energies
         and forces, relative to the largest; 0 for no tables. By default 1e-6 in float32, below
         what rounding does, and 0 in float64.
+    products
+        Precision of matrix products: ``"full"``, that of the model, or ``"bfloat16"``, which is
+        for GPUs and other processors that have instructions for it. The log tells the largest
+        errors on the structures on which the file is compared with the model.
 
     Raises
     ------
+    ValueError
+        If ``products`` is not possible.
     ExportError
         If the model can't be traced, or the file would not agree with it; nothing is written.
     """
@@ -78,14 +89,15 @@ def export_model(
             f"expected a GraphPESModel or another model of properties, got {type(model).__name__}"
         )
     model = copy.deepcopy(model).eval().to(device=device, dtype=dtype)
+    check_products(products, dtype_of(model))
     check_locality(model)
     if table_tolerance is None:
         table_tolerance = DEFAULT_TABLE_TOLERANCES[dtype_of(model)]
     tabulated, tables = model, None
     if isinstance(model, GraphPESModel):
         tabulated, tables = with_radial_tables(model, table_tolerance)
-    program = traced_program(tabulated)
-    metadata = metadata_of(model, program, tables)
+    program = traced_program(tabulated, products)
+    metadata = metadata_of(model, program, tables, products)
     with tempfile.TemporaryDirectory() as folder:
         made = os.path.join(folder, "model.pt2")
         if mode == "portable":
@@ -93,14 +105,20 @@ def export_model(
             torch.export.save(program, made, extra_files=extra)
         else:
             compile_program(program, made, metadata)
-        check_agreement(model, made)
+        tolerance = TOLERANCES[dtype_of(model)] if products == "full" else BFLOAT16_TOLERANCE
+        errors = check_agreement(model, made, tolerance)
+        if products == "bfloat16":
+            logger.info("Products in bfloat16: relative errors %s", _listed(errors))
         with atomic_write(target) as temporary:
             shutil.copyfile(made, temporary)
     return metadata
 
 
 def metadata_of(
-    model: GraphPropertyModel, program: torch.export.ExportedProgram, tables: TableReport | None
+    model: GraphPropertyModel,
+    program: torch.export.ExportedProgram,
+    tables: TableReport | None,
+    products: Products,
 ) -> Metadata:
     """What there is to know of a model and its traced program."""
     exchanged = [
@@ -123,6 +141,7 @@ def metadata_of(
         exchanges_ghosts=exchanges_ghosts(model),
         exchange_widths=exchanged,
         radial_tables="none" if tables is None else str(tables),
+        products=products,
         graph_pes=importlib.metadata.version("graph-pes"),
         torch=torch.__version__,
     )
@@ -169,8 +188,13 @@ def check_locality(model: GraphPropertyModel) -> None:
             )
 
 
-def check_agreement(model: GraphPropertyModel, path: str) -> None:
+def check_agreement(model: GraphPropertyModel, path: str, tolerance: float) -> dict[str, float]:
     """Compare a file with its model on inputs of several sizes.
+
+    Returns
+    -------
+    dict[str, float]
+        The largest error of each output, relative to its largest value.
 
     Raises
     ------
@@ -179,7 +203,7 @@ def check_agreement(model: GraphPropertyModel, path: str) -> None:
     """
     program, metadata = read_exported(path)
     expected = EngineModel(model)
-    tolerance = TOLERANCES[dtype_of(model)]
+    errors = dict.fromkeys(metadata.outputs, 0.0)
     for seed, (atoms, columns) in enumerate(CHECKED_SIZES):
         inputs = example_inputs(model, atoms, columns, seed=seed, device=model.device)
         if seed == 1:  # nobody has neighbours
@@ -187,9 +211,15 @@ def check_agreement(model: GraphPropertyModel, path: str) -> None:
         pairs = zip(metadata.outputs, program(*inputs), expected(*inputs), strict=True)
         for name, found, value in pairs:
             error = relative_error(found, value)
+            errors[name] = max(errors[name], error)
             if not error <= tolerance:
                 raise ExportError(
                     f"the exported program does not agree with the model: for {atoms} atoms with "
                     f"{columns} neighbours {name} differs by {error:.1e} of its largest value "
                     f"(at most {tolerance:.0e} is allowed). Nothing was written."
                 )
+    return errors
+
+
+def _listed(errors: dict[str, float]) -> str:
+    return ", ".join(f"{name} {error:.0e}" for name, error in errors.items())

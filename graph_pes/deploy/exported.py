@@ -27,7 +27,7 @@ from graph_pes.models.derivatives import total_energy
 from .engine import EngineInputs, ExportError, engine_inputs, predictions_from
 
 #: Number of the present form of exported files.
-FORMAT = 3
+FORMAT = 4
 
 #: Name of the metadata in the archive of a portable file.
 METADATA_FILE = "graph_pes.json"
@@ -70,6 +70,8 @@ class Metadata:
         Size and errors of the tables that stand for networks of the distance, or ``"none"``.
     energy_unit, length_unit
         eV and Å.
+    products
+        Precision of matrix products: ``"full"``, that of the rest, or ``"bfloat16"``.
     graph_pes, torch
         Versions that made the file.
     format
@@ -89,6 +91,7 @@ class Metadata:
     exchanges_ghosts: bool
     exchange_widths: list[int]
     radial_tables: str
+    products: str
     graph_pes: str
     torch: str
     energy_unit: str = "eV"

@@ -16,6 +16,7 @@ from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import ATOMIC_NUMBERS
 
 from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError, TrainingModel
+from .matrix_products import Products, round_products
 
 #: Sizes to trace with, all different, so that no two of them are taken for the same.
 TRACED = {"atoms": 37, "columns": 11, "ghosts": 14}
@@ -82,8 +83,17 @@ class _Program(nn.Module):
         return self.traced(*tensors, vectors, neighbours, Z, mask)
 
 
-def traced_program(model: GraphPropertyModel) -> torch.export.ExportedProgram:
+def traced_program(
+    model: GraphPropertyModel, products: Products = "full"
+) -> torch.export.ExportedProgram:
     """A model with its derivatives as a program for any number of atoms and neighbours.
+
+    Parameters
+    ----------
+    model
+        The model; it is not changed.
+    products
+        Precision of matrix products.
 
     Raises
     ------
@@ -93,6 +103,8 @@ def traced_program(model: GraphPropertyModel) -> torch.export.ExportedProgram:
     engine_model = EngineModel(copy.deepcopy(model).eval().requires_grad_(False))
     inputs = example_inputs(model, **TRACED, device=model.device)
     traced = traced_function(engine_model, inputs)
+    if products == "bfloat16":
+        round_products(traced)
     program = _Program(traced, tensors_of(engine_model))
     rows, everyone = (torch.export.Dim(name, min=2) for name in ("N", "M"))
     columns = torch.export.Dim("D", min=MIN_COLUMNS)
