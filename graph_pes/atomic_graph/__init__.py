@@ -3,12 +3,12 @@
 from .batching import CustomPropertyBatcher, register_custom_batcher, to_batch
 from .ghosts import Z_with_ghosts, added_to_owners, all_with_ghosts, with_ghosts
 from .graph import DEFAULT_CUTOFF, AtomicGraph, replace
+from .lists import neighbour_list, neighbour_lists
 from .neighbours import (
     as_directed,
     as_neighbour_matrix,
     is_neighbour_matrix,
     keep_at_most_k_neighbours,
-    neighbour_list,
     neighbour_matrix,
     select_edges,
     trim_edges,
@@ -72,6 +72,7 @@ __all__ = [
     "neighbour_Z",
     "neighbour_distances",
     "neighbour_list",
+    "neighbour_lists",
     "neighbour_matrix",
     "neighbour_pairs",
     "neighbour_vectors",

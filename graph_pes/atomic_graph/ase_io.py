@@ -13,7 +13,7 @@ from graph_pes.periodic_table import check_atomic_numbers
 from graph_pes.tensors import voigt_6_to_full_3x3
 
 from .graph import DERIVED_KEYS, DIRECTED, AtomicGraph
-from .neighbours import neighbour_list
+from .lists import neighbour_list
 from .properties import DEFAULT_LABELS, PROPERTIES, PropertyKey, expected_shape, label_dtype
 
 if TYPE_CHECKING:

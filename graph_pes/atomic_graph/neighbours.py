@@ -1,4 +1,4 @@
-"""Neighbour lists, and changes to them."""
+"""Changes to the edges of graphs, and other forms of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-
-from graph_pes.tensors import determinant_3x3
 
 from .graph import (
     DIRECTED,
@@ -25,111 +23,6 @@ from .ops import (
     number_of_neighbours,
     number_of_structures,
 )
-
-
-def neighbour_list(R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """All pairs of atoms closer than a cutoff, images of an atom itself included.
-
-    Computed by vesin, on the device that the positions are on.
-
-    Parameters
-    ----------
-    R
-        Positions in Å, shape (N, 3).
-    cell
-        Lattice vectors as rows, in Å, shape (3, 3).
-    pbc
-        Periodic directions, booleans of shape (3,).
-    cutoff
-        In Å.
-
-    Returns
-    -------
-    tuple[Tensor, Tensor]
-        The pairs (i, j), shape (2, E), int64, sorted by i; and the lattice translation of
-        each j, shape (E, 3), in the dtype of ``R``.
-
-    Raises
-    ------
-    ValueError
-        If positions are not finite, two atoms are at the same place, a periodic direction
-        has no lattice vector, the lattice vectors are not independent, or the cutoff is
-        negative or not finite.
-    """
-    if not 0 <= cutoff < float("inf"):
-        raise ValueError(f"expected a cutoff of at least 0 Å, got {cutoff}")
-    cell = _checked_cell(R, cell, pbc)
-    N = R.shape[0]
-    if N == 0 or cutoff == 0:
-        return R.new_zeros((2, 0), dtype=torch.long), R.new_zeros(0, 3)
-    find = _vesin_on_device if R.is_cuda else _vesin_on_cpu
-    i, j, offsets = find(R.detach().double(), cell.double(), pbc, float(cutoff))
-    lengths = (R[j] - R[i] + offsets.to(R.dtype) @ cell.to(R.dtype)).norm(dim=-1)
-    if (lengths == 0).any():
-        first = int((lengths == 0).nonzero()[0])
-        raise ValueError(
-            f"atoms {int(i[first])} and {int(j[first])} (or a periodic image) are at the same place"
-        )
-    order = torch.argsort(i, stable=True)
-    return torch.stack([i, j])[:, order], offsets[order].to(R.dtype)
-
-
-def _vesin_on_cpu(
-    R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    import vesin
-
-    calculator = vesin.NeighborList(cutoff=cutoff, full_list=True)
-    i, j, offsets = calculator.compute(
-        R.numpy(), cell.numpy(), pbc.tolist(), quantities="ijS", copy=True
-    )
-    return (
-        torch.from_numpy(i.astype("int64")),
-        torch.from_numpy(j.astype("int64")),
-        torch.from_numpy(offsets.astype("int64")),
-    )
-
-
-def _vesin_on_device(
-    R: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    try:
-        from vesin_torch import NeighborList
-    except ImportError as error:
-        raise ImportError(
-            "Neighbour lists on a GPU need vesin-torch: pip install 'graph-pes[gpu]'"
-        ) from error
-    calculator = NeighborList(cutoff=cutoff, full_list=True)
-    i, j, offsets = calculator.compute(R, cell, pbc, "ijS")
-    return i.long(), j.long(), offsets
-
-
-def _checked_cell(R: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
-    """The cell, with unit vectors for the directions that are not periodic."""
-    if not torch.isfinite(R).all():
-        bad = int((~torch.isfinite(R)).any(-1).nonzero()[0])
-        raise ValueError(f"positions must be finite, but atom {bad} is at {R[bad].tolist()}")
-    missing = (cell == 0).all(-1)
-    if (missing & pbc).any():
-        axis = "abc"[int((missing & pbc).nonzero()[0])]
-        raise ValueError(
-            f"the structure is periodic along {axis}, but that lattice vector is zero: "
-            f"set the cell, or switch off periodic boundary conditions (pbc={pbc.tolist()})"
-        )
-    if not pbc.any():
-        return torch.zeros_like(cell)
-    if not pbc.all():
-        periodic = cell[pbc].double()
-        # Any vectors that are independent of the periodic ones do: no image along them counts.
-        normal = torch.linalg.svd(periodic, full_matrices=True).Vh[periodic.shape[0] :]
-        cell = cell.double().index_put(((~pbc).nonzero()[:, 0],), normal)
-    scale = cell.norm(dim=-1).prod()
-    if determinant_3x3(cell).abs() < 1e-9 * scale:
-        raise ValueError(
-            "the structure is periodic, but its cell has zero volume (its lattice vectors are "
-            f"not independent): {cell.tolist()}"
-        )
-    return cell
 
 
 def select_edges(graph: AtomicGraph, keep: Tensor) -> AtomicGraph:

@@ -35,6 +35,7 @@ from .trainable import Trainable
 
 if TYPE_CHECKING:
     from graph_pes.drivers.ase import GraphPESCalculator
+    from graph_pes.drivers.torch_sim import TorchSimModel
 
 #: Properties that follow from the energy of a model.
 DERIVED_FROM_ENERGY = ("energy", "forces", "stress", "virial")
@@ -366,6 +367,27 @@ class GraphPESModel(GraphPropertyModel):
 
         return GraphPESCalculator(
             self, device, skin=skin, cache_threebody=cache_threebody, compile=compile
+        )
+
+    def torch_sim_model(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float64,
+        *,
+        compute_forces: bool = True,
+        compute_stress: bool = True,
+        compile: bool = False,
+    ) -> TorchSimModel:
+        """A model of torch-sim; see `TorchSimModel`."""
+        from graph_pes.drivers.torch_sim import TorchSimModel
+
+        return TorchSimModel(
+            self,
+            device,
+            dtype,
+            compute_forces=compute_forces,
+            compute_stress=compute_stress,
+            compile=compile,
         )
 
 

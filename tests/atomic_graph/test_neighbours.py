@@ -16,12 +16,12 @@ from graph_pes.atomic_graph import (
     as_directed,
     as_neighbour_matrix,
     keep_at_most_k_neighbours,
+    lists,
     neighbour_distances,
     neighbour_list,
     neighbour_matrix,
     neighbour_pairs,
     neighbour_vectors,
-    neighbours,
     number_of_edges,
     number_of_neighbours,
     select_edges,
@@ -63,7 +63,7 @@ def test_the_list_for_gpus_is_the_same(atoms: ase.Atoms, cutoff: float) -> None:
     R, cell = (torch.from_numpy(x.copy()) for x in (atoms.positions, atoms.cell.array))
     arguments = R, cell, torch.tensor(atoms.pbc), cutoff
     expected = neighbour_list(*arguments)
-    with mock.patch.object(neighbours, "_vesin_on_cpu", neighbours._vesin_on_device):
+    with mock.patch.object(lists, "_vesin_on_cpu", lists._vesin_on_device):
         found = neighbour_list(*arguments)
     for edges, _ in (expected, found):
         assert (edges[0].diff() >= 0).all()
