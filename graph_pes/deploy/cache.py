@@ -1,4 +1,4 @@
-"""Compiled models that are kept, so that each is compiled once on each machine."""
+"""Compiled code that is kept, so that each model is compiled once on each machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,7 +21,10 @@ from graph_pes.models.description import describe
 
 from .export import export_model
 from .exported import ExportedModel
+from .failures import reason_of
 from .trace import dtype_of
+from .training_code import TrainingCode, compile_programs, load_programs
+from .training_function import TrainingFunction
 
 logger = logging.getLogger("graph_pes")
 
@@ -39,13 +43,8 @@ def compiled(model: GraphPESModel) -> GraphPESModel | ExportedModel:
     try:
         return ExportedModel(compiled_file(model))
     except Exception as error:  # compilers fail in any way they like
-        reason = str(error).strip().split("\n")[0][:200]
-        logger.warning(
-            "%s runs without compilation, which failed (%s: %s)",
-            type(model).__name__,
-            type(error).__name__,
-            reason,
-        )
+        name = type(model).__name__
+        logger.warning("%s runs without compilation, which failed: %s", name, reason_of(error))
         return model
 
 
@@ -64,21 +63,71 @@ def compiled_file(model: GraphPropertyModel) -> Path:
     return path
 
 
+def cached_training_code(function: TrainingFunction, variant: str) -> TrainingCode:
+    """Compiled code of a training function, from the cache if this machine has compiled it before.
+
+    Of several processes that want the same code one compiles, and the others wait.
+
+    Parameters
+    ----------
+    function
+        What is compiled; weights do not matter.
+    variant
+        What the code depends on, besides the model.
+    """
+    name, start = type(function.model).__name__, time.perf_counter()
+    folder = cache_folder() / "training" / training_fingerprint(function.model, variant)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"), kept_by_the_compiler(folder):
+        code = load_programs(folder)
+        if code is None:
+            logger.info("Compiling the training of %s, once on this machine: minutes", name)
+            code = compile_programs(function, folder)
+            done = "Compiled"
+        else:
+            done = f"Training of {name}: took compiled code from the cache"
+    logger.info("%s in %.0f s: %s", done, time.perf_counter() - start, folder)
+    return code
+
+
+@contextmanager
+def kept_by_the_compiler(folder: Path) -> Iterator[None]:
+    """Keep in a folder, too, what torch's compiler keeps of its own."""
+    from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
+
+    with temporary_cache_dir(str(folder / "inductor")):
+        yield
+
+
 def fingerprint(model: GraphPropertyModel) -> str:
     """A name for what compiled code depends on: weights, source code, torch and the machine."""
+    return _digest([*_surroundings(model), *_weights(model)])
+
+
+def training_fingerprint(model: GraphPropertyModel, variant: str) -> str:
+    """A name for what compiled training depends on: as `fingerprint`, but no weights."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    kinds = [f"{name} {x.dtype} {tuple(x.shape)}" for name, x in tensors]
+    return _digest([*_surroundings(model), "\n".join([variant, *kinds]).encode()])
+
+
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for part in _parts(model):
+    for part in parts:
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:32]
 
 
-def _parts(model: GraphPropertyModel) -> Iterator[bytes]:
-    yield f"{dtype_of(model)} {model.device} {torch.__version__} {_processor()}".encode()
-    yield json.dumps(describe(model), sort_keys=True).encode()
+def _weights(model: GraphPropertyModel) -> Iterator[bytes]:
     for name, tensor in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
         if isinstance(tensor, torch.Tensor):
             yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
             yield tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _surroundings(model: GraphPropertyModel) -> Iterator[bytes]:
+    yield f"{dtype_of(model)} {model.device} {torch.__version__} {_processor()}".encode()
+    yield json.dumps(describe(model), sort_keys=True).encode()
     own = Path(__file__).parents[1]
     sources = {inspect.getsourcefile(type(module)) or "" for module in model.modules()}
     for path in sorted({*own.rglob("*.py"), *map(Path, sources - {""})}):

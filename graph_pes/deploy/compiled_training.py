@@ -3,118 +3,205 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from graph_pes.atomic_graph import AtomicGraph, PropertyKey
-from graph_pes.models.base import GraphPESModel
+from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, PropertyKey, is_batch
+from graph_pes.models.base import GraphPropertyModel, finished
+from graph_pes.models.derivatives import energy_of, stress_from_virial, virial_from_stress
 
-from .engine import (
-    EngineInputs,
-    EngineModel,
-    ExportError,
-    TrainingModel,
-    engine_inputs,
-    predictions_from,
-)
-from .trace import TRACED, dtype_of, example_inputs, tensors_of, traced_function
+from .cache import cached_training_code
+from .engine import EngineInputs, ExportError, predictions_from
+from .failures import reason_of
+from .trace import dtype_of
+from .training_code import TrainingCode
+from .training_function import Entry, TrainingFunction, entries_of, training_inputs
 
 logger = logging.getLogger("graph_pes")
+
+#: Largest difference of compiled predictions, and of their gradients, from those of the model: of
+#: the largest value of each tensor. Wrong code is wrong by more, rounding by much less.
+TOLERANCES = {torch.float32: (1e-3, 1e-2), torch.float64: (1e-8, 1e-7)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What code is compiled for, besides the model.
+
+    Attributes
+    ----------
+    derivatives
+        Whether forces, stress or virial follow from the energy.
+    entries
+        Entries of ``graph.other``.
+    trained
+        Names of the parameters that are not frozen.
+    """
+
+    derivatives: bool
+    entries: tuple[Entry, ...]
+    trained: tuple[str, ...]
 
 
 class CompiledTraining:
     """Predicts as a model in training mode does, by compiled code.
 
-    The operations of the model and of the derivative of its energy are traced once, for any
-    number of atoms and neighbours, and compiled at the first prediction; torch keeps what it
-    compiled on disk. Parameters are those of the model, whatever becomes of them. Where there
-    is no working compiler a warning says so, and the model itself predicts.
+    The operations of the model and of all derivatives are recorded at the first prediction, for
+    any number of atoms, neighbours and structures, compiled, compared with the model, and kept on
+    disk, whatever the weights. Parameters are those of the model, whatever becomes of them.
+    Where there is no working compiler a warning says so, and the model itself predicts.
 
     Parameters
     ----------
     model
-        The model to be trained.
+        The model to be trained. Its predictions depend on positions through `neighbour_vectors`.
 
     Raises
     ------
     ExportError
-        If the model predicts more than local energies.
+        If the model predicts properties of edges.
     """
 
-    def __init__(self, model: GraphPESModel):
-        if EngineModel(model).outputs != TrainingModel.outputs:
-            raise ExportError(
-                f"{type(model).__name__} predicts {model.implemented_properties} directly: only "
-                "models whose forces are derivatives are compiled for training"
-            )
+    def __init__(self, model: GraphPropertyModel):
+        of_edges = [k for k in model.implemented_properties if PROPERTIES[k].per == "edge"]
+        if of_edges:
+            raise ExportError(f"{type(model).__name__} predicts {of_edges} of edges")
         self.model = model
         self.implemented_properties = model.implemented_properties
-        self._function = TrainingModel(model)
-        self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
-        self._failed = False
+        self._code: dict[Variant, TrainingCode | None] = {}
 
     def predict(
         self, graph: AtomicGraph, properties: Sequence[PropertyKey]
     ) -> dict[PropertyKey, Tensor]:
         """Predict properties of a batch: see `GraphPESModel.predict`."""
-        batch = self.model._prepared(graph, properties)
-        inputs = engine_inputs(batch, dtype_of(self.model))
-        if self._compiled is None and not self._failed:
-            self._compile(inputs)
-        if self._compiled is None:
+        if not torch.is_grad_enabled() or not self.model.training:
             return self.model.predict(graph, properties)
-        energies, gradients = self._compiled(*tensors_of(self._function), *inputs)
-        results = predictions_from(inputs, energies, gradients, batch, properties)
-        return {key: results[key] for key in properties}
+        batch = self.model._prepared(graph, properties)
+        variant = self._variant(batch, properties)
+        if variant not in self._code:
+            self._code[variant] = self._made(variant, batch, properties)
+        code = self._code[variant]
+        if code is None:
+            return self.model.predict(graph, properties)
+        results = self._results(code, variant, batch, properties)
+        return finished(results, properties, was_batch=is_batch(graph), detach=False)
 
-    def _compile(self, inputs: EngineInputs) -> None:
-        """Trace and compile, and try what comes out."""
-        start, name = time.perf_counter(), type(self.model).__name__
-        logger.info("Compiling the training of %s: minutes, less once it was done before", name)
+    def _variant(self, batch: AtomicGraph, properties: Sequence[PropertyKey]) -> Variant:
+        own = set(self.implemented_properties)
+        stress = own.isdisjoint({"stress", "virial"})
+        derived = {"forces"} - own | ({"stress", "virial"} if stress else set())
+        return Variant(
+            derivatives=not derived.isdisjoint(properties),
+            entries=entries_of(batch),
+            trained=tuple(n for n, p in self.model.named_parameters() if p.requires_grad),
+        )
+
+    def _function(self, variant: Variant) -> TrainingFunction:
+        return TrainingFunction(self.model, variant.derivatives, variant.entries)
+
+    def _results(
+        self,
+        code: TrainingCode,
+        variant: Variant,
+        batch: AtomicGraph,
+        properties: Sequence[PropertyKey],
+    ) -> dict[PropertyKey, Tensor]:
+        """Predictions of the compiled code."""
+        function = self._function(variant)
+        inputs = training_inputs(batch, dtype_of(self.model), variant.entries)
+        outputs = code([x for _, x in function.named_tensors()], inputs)
+        results = {name: x[:-1] for name, x in zip(function.outputs, outputs, strict=True)}
+        gradients = results.pop("gradients", None)
+        if gradients is not None:
+            vectors, neighbours, Z = (x[:-1] for x in inputs[:3])
+            edges = EngineInputs(vectors, neighbours, Z, Z)
+            energies = results["local_energies"]
+            # What the model predicts itself goes before what follows from its energy.
+            results = predictions_from(edges, energies, gradients, batch, properties) | results
+        elif "local_energies" in results:
+            results = {"energy": energy_of(results, batch)} | results
+        if "virial" in properties and "virial" not in results:
+            results["virial"] = virial_from_stress(results["stress"], batch)
+        if "stress" in properties and "stress" not in results:
+            results["stress"] = stress_from_virial(results["virial"], batch)
+        return results
+
+    def _made(
+        self, variant: Variant, batch: AtomicGraph, properties: Sequence[PropertyKey]
+    ) -> TrainingCode | None:
+        """The code, if it can be made and agrees with the model on a batch."""
+        name = type(self.model).__name__
+        batch = rattled(batch, 0.01 * self.model.cutoff_value)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the compiler, about its own code
-                compiled = self._tried(inputs)
-        except Exception as error:  # a compiler fails in any way it likes
-            reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
-            logger.warning("Training goes on without compilation, which failed (%s)", reason)
-            self._failed = True
-        else:
-            self._compiled = compiled
-            logger.info("Compiled in %.0f s", time.perf_counter() - start)
-
-    def _tried(self, inputs: EngineInputs) -> Callable[..., tuple[Tensor, ...]]:
-        """The compiled function, after one call; what it compiles it only does then."""
-        compiled = torch.compile(
-            without_detaching(traced_function(self._function, self._example())),
-            dynamic=True,
-            options={"cpp.threads": 1},  # as for `compile_program`
-        )
-        outputs = compiled(*tensors_of(self._function), *inputs)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        # Not added to the gradients of the parameters, which other processes would wait for.
-        torch.autograd.grad(sum(x.sum() for x in outputs), trained, allow_unused=True)
-        return compiled
-
-    def _example(self) -> EngineInputs:
-        return example_inputs(
-            self.model, TRACED["atoms"], TRACED["columns"], device=self.model.device
-        )
+                code = cached_training_code(self._function(variant), repr(variant))
+                results = self._results(code, variant, batch, properties)
+            check_agreement(self.model, results, batch, properties)
+        except Exception as error:  # compilers fail in any way they like
+            logger.warning(
+                "Training of %s goes on without compilation, which failed: %s",
+                name,
+                reason_of(error),
+            )
+            return None
+        return code
 
 
-def without_detaching(traced: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Traced operations, without those that end the flow of gradients.
+def rattled(batch: AtomicGraph, distance: float) -> AtomicGraph:
+    """A batch with displaced atoms: by symmetry, nothing that it is compared by vanishes."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(batch.R.shape, generator=generator, dtype=torch.float64)
+    return batch._replace(R=batch.R + distance * noise.to(batch.R))
 
-    What the forward pass saves for the traced derivative is detached in the trace, and would
-    count as constant when that derivative is differentiated.
+
+def check_agreement(
+    model: GraphPropertyModel,
+    results: dict[PropertyKey, Tensor],
+    batch: AtomicGraph,
+    properties: Sequence[PropertyKey],
+) -> None:
+    """Compare predictions for a batch, and gradients of all parameters, with those of the model.
+
+    Raises
+    ------
+    ExportError
+        Naming what differs, and by how much.
     """
-    for node in traced.graph.nodes:
-        if node.target is torch.ops.aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
-            traced.graph.erase_node(node)
-    traced.recompile()
-    return traced
+    values, gradients = TOLERANCES[dtype_of(model)]
+    expected = model.predict(batch, properties)
+    for key in properties:
+        error = _difference(results[key], expected[key], expected[key].abs().max())
+        if not error <= values:
+            raise ExportError(f"the {key} differs by {error:.1e} of its largest value")
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    found, wanted = (_gradients(model, x, properties) for x in (results, expected))
+    largest = max((g.abs().max() for g in wanted), default=torch.tensor(0.0))
+    for name, a, b in zip(names, found, wanted, strict=True):
+        # Where gradients nearly cancel, rounding counts.
+        error = _difference(a, b, b.abs().max() + 1e-3 * largest)
+        if not error <= gradients:
+            raise ExportError(f"the gradient of {name} differs by {error:.1e} of its largest value")
+
+
+def _difference(found: Tensor, expected: Tensor, scale: Tensor) -> float:
+    return float((found - expected).detach().abs().max() / scale.detach().clamp(min=1e-9))
+
+
+def _gradients(
+    model: GraphPropertyModel, results: dict[PropertyKey, Tensor], properties: Sequence[PropertyKey]
+) -> list[Tensor]:
+    """Gradients of a sum in which all results have different weights."""
+    # Not added to those of the parameters, which other processes would wait for.
+    total = torch.stack(
+        [
+            (x * torch.linspace(0.5, 1.5, x.numel(), device=x.device).view_as(x)).sum().double()
+            for x in (results[key] for key in properties)
+        ]
+    ).sum()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return list(torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True))

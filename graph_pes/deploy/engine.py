@@ -47,7 +47,7 @@ from graph_pes.atomic_graph import (
     with_edge_vectors,
 )
 from graph_pes.atomic_graph.graph import GHOSTS, NEIGHBOUR_COUNTS
-from graph_pes.models.base import GraphPESModel, GraphPropertyModel, in_precision_of
+from graph_pes.models.base import GraphPropertyModel, in_precision_of
 from graph_pes.models.derivatives import stress_from_virial, total_energy
 from graph_pes.tensors import index_sum
 
@@ -113,7 +113,7 @@ class EngineModel(nn.Module):
             results = self.predictions(vectors, neighbours, Z, mask)
             if "gradients" in self.outputs:
                 energy = (results["local_energies"] * mask).sum()
-                results["gradients"] = _gradient(energy, vectors)
+                results["gradients"] = gradient_of(energy, vectors)
         return tuple(results[name].detach() for name in self.outputs)
 
     def predictions(
@@ -144,38 +144,13 @@ def _split(graph: AtomicGraph, mask: Tensor) -> AtomicGraph:
     return graph._replace(cell=graph.cell.expand(2, 3, 3), batch=others, ptr=ptr)
 
 
-class TrainingModel(nn.Module):
-    """As `EngineModel`, but energies and gradients can be differentiated again.
-
-    Parameters
-    ----------
-    model
-        The model to be trained.
-    """
-
-    outputs = ("local_energies", "gradients")
-
-    def __init__(self, model: GraphPESModel):
-        super().__init__()
-        self.model = model
-        self.cutoff = model.cutoff_value
-
-    def forward(
-        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Energies (N,) and gradients (N, D, 3)."""
-        vectors = vectors.detach().requires_grad_()
-        graph = engine_graph(vectors, neighbours, Z, self.cutoff)
-        energies = self.model(in_precision_of(self.model, graph))["local_energies"].double()
-        return energies, _gradient((energies * mask).sum(), vectors, create_graph=True)
-
-
-def _gradient(energy: Tensor, vectors: Tensor, create_graph: bool = False) -> Tensor:
+def gradient_of(energy: Tensor, vectors: Tensor, create_graph: bool = False) -> Tensor:
     """dE/d(vectors); zero for an offset, which does not depend on them."""
     if not energy.requires_grad:
         return torch.zeros_like(vectors)
-    (gradient,) = torch.autograd.grad(energy, vectors, create_graph=create_graph, allow_unused=True)
-    return torch.zeros_like(vectors) if gradient is None else gradient
+    return torch.autograd.grad(
+        energy, vectors, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )[0]
 
 
 def engine_graph(vectors: Tensor, neighbours: Tensor, Z: Tensor, cutoff: float) -> AtomicGraph:

@@ -15,7 +15,7 @@ from graph_pes.models.base import GraphPropertyModel
 from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import ATOMIC_NUMBERS
 
-from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError, TrainingModel
+from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
 from .matrix_products import Products, round_products
 
 #: Sizes to trace with, all different, so that no two of them are taken for the same.
@@ -109,7 +109,7 @@ def traced_program(
     rows, everyone = (torch.export.Dim(name, min=2) for name in ("N", "M"))
     columns = torch.export.Dim("D", min=MIN_COLUMNS)
     shapes = ({0: rows, 1: columns}, {0: rows, 1: columns}, {0: everyone}, {0: rows})
-    with _reported(model):
+    with reported(model):
         return torch.export.export(program, inputs, dynamic_shapes=shapes)
 
 
@@ -118,9 +118,7 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def traced_function(
-    module: EngineModel | TrainingModel, inputs: EngineInputs
-) -> torch.fx.GraphModule:
+def traced_function(module: EngineModel, inputs: EngineInputs) -> torch.fx.GraphModule:
     """The operations of a module, derivatives it takes included, as a function of tensors.
 
     It takes the `tensors_of` the module, then inputs of any sizes.
@@ -137,12 +135,12 @@ def traced_function(
         return torch.func.functional_call(module, own, arguments[len(names) :])
 
     make = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-    with _reported(module.model):
+    with reported(module.model):
         return make(*tensors_of(module), *inputs)
 
 
 @contextmanager
-def _reported(model: GraphPropertyModel) -> Iterator[None]:
+def reported(model: GraphPropertyModel) -> Iterator[None]:
     """Errors, of many kinds that are private to torch, as one; warnings of torch to itself not."""
     try:
         with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from graph_pes.atomic_graph import (
     number_of_structures,
 )
 from graph_pes.deploy.compiled_training import CompiledTraining
-from graph_pes.models.base import GraphPESModel, GraphPropertyModel
+from graph_pes.models.base import GraphPropertyModel
 
 from .callbacks import VALIDATION_LOSS
 from .evaluation import MetricSet, predict_labels, standard_metrics
@@ -31,21 +31,6 @@ from .opt import LRScheduler, Optimizer
 def seed_of_epoch(seed: int, epoch: int, rank: int) -> int:
     """Seed of the random numbers of one epoch in one process."""
     return (seed * 1_000_003 + epoch * 1_009 + rank) % 2**63
-
-
-def compiled_training(model: GraphPropertyModel) -> CompiledTraining:
-    """The predictions of a model by compiled code.
-
-    Raises
-    ------
-    ValueError
-        If only models of another kind can be compiled.
-    """
-    if not isinstance(model, GraphPESModel):
-        raise ValueError(
-            f"fitting/compile: expected a model of energies, got {type(model).__name__}"
-        )
-    return CompiledTraining(model)
 
 
 class TrainingTask(pl.LightningModule):
@@ -83,7 +68,7 @@ class TrainingTask(pl.LightningModule):
         self.total_loss: TotalLoss
         self.model, self.total_loss = model, loss
         self._optimizer, self._scheduler, self._seed = optimizer, scheduler, seed
-        self._predictor = compiled_training(model) if compile else model
+        self._predictor = CompiledTraining(model) if compile else model
         self._metrics = MetricSet(standard_metrics(sorted(model.predictable_properties)))
         kinds = (PropertyLoss, PerAtomEnergyLoss)
         known = [x for x in loss.losses if isinstance(x, kinds)]

@@ -70,19 +70,20 @@ def eddp() -> GraphPESModel:
 
 
 def tensornet(**options: Any) -> GraphPESModel:
-    return randomised(TensorNet(cutoff=4.0, radial_features=6, channels=6, layers=2, **options))
+    settings = {"cutoff": 4.0, "radial_features": 6, "channels": 6, "layers": 2}
+    return randomised(TensorNet(**{**settings, **options}))
 
 
 def orb(**options: Any) -> GraphPESModel:
     # Few hidden layers and large weights: the energy depends on the neighbours.
-    model = Orb(4.0, channels=8, layers=2, mlp_layers=1, mlp_hidden_dim=12, l_max=2, **options)
-    return randomised(model)
+    settings = {"channels": 8, "layers": 2, "mlp_layers": 1, "mlp_hidden_dim": 12, "l_max": 2}
+    return randomised(Orb(4.0, **{**settings, **options}))
 
 
 def small_mace(cls: type[MACE] | type[ZEmbeddingMACE], **arguments: Any) -> GraphPESModel:
     settings = {"cutoff": 4.0, "n_radial": 4, "channels": 4, "l_max": 2, "readout_width": 4}
     settings["weights_mlp"] = {"hidden_depth": 1, "hidden_features": 8}
-    return randomised(cls(**settings, **arguments), factor=0.8)
+    return randomised(cls(**{**settings, **arguments}), factor=0.8)
 
 
 def small_nequip(cls: type[NequIP] | type[ZEmbeddingNequIP], **arguments: Any) -> GraphPESModel:
