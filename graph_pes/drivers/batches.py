@@ -15,7 +15,13 @@ from .predict import check_elements, evaluation_mode
 
 
 def batch_from(
-    Z: Tensor, R: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor, cutoff: float
+    Z: Tensor,
+    R: Tensor,
+    cell: Tensor,
+    pbc: Tensor,
+    batch: Tensor,
+    cutoff: float,
+    other: dict[str, Tensor] | None = None,
 ) -> AtomicGraph:
     """Structures with their neighbours, all on the device that the tensors are on.
 
@@ -28,6 +34,8 @@ def batch_from(
         Lattice vectors as rows, shape (S, 3, 3), in Å; periodic directions, shape (S, 3).
     cutoff
         Of the neighbours, in Å.
+    other
+        What else there is to know of the structures.
 
     Raises
     ------
@@ -52,7 +60,7 @@ def batch_from(
         neighbour_cell_offsets=offsets,
         properties={},
         cutoff=cutoff,
-        other={},
+        other=other or {},
         batch=batch,
         ptr=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
         pbc=pbc,
