@@ -4,5 +4,14 @@ from .cache import compiled
 from .engine import ExportError
 from .export import export_model
 from .exported import ExportedModel, Metadata
+from .metatomic import export_cv, export_metatomic
 
-__all__ = ["ExportError", "ExportedModel", "Metadata", "compiled", "export_model"]
+__all__ = [
+    "ExportError",
+    "ExportedModel",
+    "Metadata",
+    "compiled",
+    "export_cv",
+    "export_metatomic",
+    "export_model",
+]
