@@ -4,6 +4,8 @@ Nothing here imports another package before a model is asked for.
 """
 
 from .mace import egret, go_mace_23, mace_model, mace_mp, mace_off, mace_omol
+from .matgl import matgl_model
+from .sevennet import sevennet
 
 __all__ = [
     "egret",
@@ -12,4 +14,6 @@ __all__ = [
     "mace_mp",
     "mace_off",
     "mace_omol",
+    "matgl_model",
+    "sevennet",
 ]

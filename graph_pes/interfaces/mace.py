@@ -22,6 +22,7 @@ from . import foreign
 from .downloads import downloaded
 from .foreign import Package, Precision, UnsupportedModelError
 from .mace_weights import native_mace
+from .plain import plain
 
 MACE_TORCH = Package(
     "mace", "mace", "mace-torch needs e3nn 0.4.4, and most other packages a later one"
@@ -177,27 +178,12 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
         )
     gates = {gate: name for name, gate in MACE_TORCH.load("modules").gate_dict.items()}
     return {
-        **{key: _plain(value) for key, value in found.items()},
+        **{key: plain(value) for key, value in found.items()},
         "gate": gates[found["gate"]],
         "cueq_config": None,
         "heads": list(found["heads"]),
         "distance_transform": found["distance_transform"] or "None",
     }
-
-
-def _plain(value: Any) -> Any:
-    """Numbers, strings, None, and lists and dictionaries of these."""
-    if isinstance(value, type):
-        return value.__name__
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(x) for key, x in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if type(value) in (list, tuple):
-        return [_plain(x) for x in value]
-    return str(value)  # irreps, which are tuples of their own
 
 
 def from_mace_torch(

@@ -91,6 +91,9 @@ class NequIP(GraphPESModel):
         of B, with biases, times the envelope. ``{hidden_depth, hidden_features, activation}``,
         by default 1, 128 and SiLU, gives that of the package nequip: without biases, and of
         basis functions times envelope.
+    envelope_onset
+        The distance in Å up to which the envelope is 1, as in SevenNet-0: `XPLOREnvelope`. By
+        default it is a `PolynomialEnvelope`, which falls from the beginning.
 
     Raises
     ------
@@ -123,6 +126,7 @@ class NequIP(GraphPESModel):
         neighbour_aggregation: NeighbourAggregationMode = "sum",
         radial_features: int = 8,
         weights_mlp: Mapping[str, Any] | None = None,
+        envelope_onset: float | None = None,
     ):
         super().__init__(cutoff, energy_properties(direct_force_predictions))
         self.representation = Representation(
@@ -136,6 +140,7 @@ class NequIP(GraphPESModel):
             neighbour_aggregation=neighbour_aggregation,
             radial_features=radial_features,
             weights_mlp=weights_mlp,
+            envelope_onset=envelope_onset,
         )
         self.head = EnergyAndForces(self.representation.irreps_out, direct_force_predictions)
 

@@ -120,6 +120,49 @@ class SmoothOnsetEnvelope(Envelope):
         return f"cutoff={self.cutoff}, onset={self.onset}"
 
 
+class XPLOREnvelope(Envelope):
+    r"""1 up to an onset, then a polynomial of squared distances that reaches 0 with zero slope.
+
+    .. math::
+
+        f(r) = \frac{(r_c^2 - r^2)^2 (r_c^2 + 2r^2 - 3r_o^2)}{(r_c^2 - r_o^2)^3},
+        \qquad r_o \le r < r_c
+
+    as in HOOMD-blue, and in SevenNet.
+
+    Parameters
+    ----------
+    cutoff
+        :math:`r_c` in Å.
+    onset
+        :math:`r_o` in Å, less than the cutoff.
+
+    Raises
+    ------
+    ValueError
+        If the onset is not less than the cutoff.
+
+    Examples
+    --------
+    >>> XPLOREnvelope(cutoff=5.0, onset=4.0)(torch.tensor([3.0, 4.5, 5.0]))
+    tensor([1.0000, 0.5416, 0.0000])
+    """
+
+    def __init__(self, cutoff: float, onset: float):
+        super().__init__()
+        if onset >= cutoff:
+            raise ValueError(f"Onset must be less than cutoff, got {onset} >= {cutoff}")
+        self.cutoff, self.onset = float(cutoff), float(onset)
+
+    def forward(self, r: Tensor) -> Tensor:  # noqa: D102
+        rc, ro, x = self.cutoff**2, self.onset**2, r * r
+        value = (rc - x) ** 2 * (rc + 2 * x - 3 * ro) / (rc - ro) ** 3
+        return torch.where(r < self.onset, 1.0, torch.where(r < self.cutoff, value, 0.0))
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"cutoff={self.cutoff}, onset={self.onset}"
+
+
 def get_envelope(name: str, cutoff: float) -> Envelope:
     """The envelope of a name, ``"polynomial"`` or ``"cosine"``, that ends at a cutoff in Å.
 

@@ -19,7 +19,7 @@ from graph_pes.atomic_graph import (
 
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
 from .edges import Edges, edges_of
-from .envelopes import PolynomialEnvelope
+from .envelopes import Envelope, PolynomialEnvelope, XPLOREnvelope
 from .equivariant import EquivariantBilinear, EquivariantLinear, Gate
 from .irreps import Blocks, merged, o3, parse_irreps
 from .per_element import AtomicOneHot, PerElementEmbedding
@@ -260,6 +260,7 @@ class Representation(nn.Module):
         neighbour_aggregation: NeighbourAggregationMode,
         radial_features: int,
         weights_mlp: Mapping[str, Any] | None,
+        envelope_onset: float | None = None,
     ):
         super().__init__()
         if self_interaction not in ("tensor_product", "linear", None):
@@ -275,7 +276,9 @@ class Representation(nn.Module):
         self.embedding = PerElementEmbedding(nodes.count("0e"))
         self.harmonics = SphericalHarmonics([ir.l for _, ir in edges])
         self.radial = Bessel(radial_features, cutoff)
-        self.envelope = PolynomialEnvelope(cutoff)
+        self.envelope: Envelope = PolynomialEnvelope(cutoff)
+        if envelope_onset is not None:
+            self.envelope = XPLOREnvelope(cutoff, envelope_onset)
         weights = weights_network(radial_features, weights_mlp)
         stack = [
             Layer(a, b, edges, weights, n_attributes, self_interaction, neighbour_aggregation)

@@ -10,9 +10,11 @@ from ase.build import molecule
 from hypothesis import given
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.interfaces.matgl import copy_layers, native_tensornet
 from graph_pes.models import TensorNet
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.radial import Bessel, DistanceExpansion
+from graph_pes.periodic_table import SYMBOLS
 from tests.conformance.models import randomised
 from tests.strategies import rotations, structures
 
@@ -120,35 +122,8 @@ def test_against_graph_pes_1(case: str, dtype: torch.dtype, tolerance: float) ->
 # --- the originals ------------------------------------------------------------------------
 
 
-def copy_in_threes(mlp: MLP, weights: Weights, name: str, interleaved: bool) -> None:
-    """An MLP whose last outputs are C for each of I, A and S; or, interleaved, I, A, S for each."""
-    *_, last = mlp.linear_layers
-    for n, layer in enumerate(mlp.linear_layers):
-        for kind, to in (("weight", layer.weight), ("bias", layer.bias)):
-            value = weights[name.format(n, kind)]
-            if layer is last and interleaved:
-                value = np.concatenate([value[part::3] for part in range(3)])
-            copy(to, value)
-
-
-def copy_layers(model: TensorNet, weights: Weights, *, interleaved: bool) -> None:
-    """What the originals have in common."""
-    embedding, name = model.embedding, "tensor_embedding."
-    for kind, to in (("weight", embedding.filters.weight), ("bias", embedding.filters.bias)):
-        copy(to, np.concatenate([weights[f"{name}distance_proj{n}.{kind}"] for n in (1, 2, 3)]))
-    copy(embedding.pairs.bias, weights[f"{name}emb2.bias"])
-    copy_norm(embedding.norm, weights, f"{name}init_norm")
-    copy_in_threes(embedding.scales, weights, name + "linears_scalar.{}.{}", interleaved)
-    # Their vectors point to the central atom: the sign of the antisymmetric part.
-    I, A, S = (weights[f"{name}linears_tensor.{n}.weight"] for n in range(3))
-    copy(embedding.mix.weight, np.stack([I, -A, S]))
-    for n, interaction in enumerate(model.interactions):
-        name = f"layers.{n}."
-        mixing = [weights[f"{name}linears_tensor.{m}.weight"] for m in range(6)]
-        copy(interaction.mix.weight, np.stack(mixing[:3]))
-        copy(interaction.mix_products.weight, np.stack(mixing[3:]))
-        copy_in_threes(interaction.filters, weights, name + "linears_scalar.{}.{}", interleaved)
-    copy_norm(model.read_out.norm, weights, "out_norm")
+def as_tensors(weights: Weights) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(value) for name, value in weights.items()}
 
 
 def from_torchmd_net(frozen: Weights, case: str, dtype: torch.dtype) -> TensorNet:
@@ -167,7 +142,7 @@ def from_torchmd_net(frozen: Weights, case: str, dtype: torch.dtype) -> TensorNe
     copy(model.embedding.pairs.weight, weights["tensor_embedding.emb2.weight"])
     copy(model.radial.gaussians.beta, weights["distance_expansion.betas"])
     copy(model.radial.gaussians.centers, weights["distance_expansion.means"])
-    copy_layers(model, weights, interleaved=False)
+    copy_layers(model, as_tensors(weights), interleaved=False)
     weights |= starting_with(frozen, "weights.output_model.output_network.")
     for layer, name in zip(
         model.read_out.mlp.linear_layers, ["linear", "layers.0", "layers.2"], strict=True
@@ -190,25 +165,16 @@ def test_against_torchmd_net(case: str, dtype: torch.dtype, tolerance: float) ->
 
 def from_matgl(frozen: Weights, case: str, dtype: torch.dtype) -> TensorNet:
     """Our model with the weights of MatGL."""
-    settings = ("cutoff", "radial_features", "channels", "layers")
-    model = TensorNet(
-        **{name: frozen[name].item() for name in settings},
-        radial_expansion="SmoothBessel",
-        group="SO(3)" if case == "SO(3)" else "O(3)",
-        variant="matgl",
-    ).double()
-    weights, Zs = starting_with(frozen, "weights."), frozen["Zs"].tolist()
-    copy(model.embedding.elements.embeddings.values, weights["tensor_embedding.emb.weight"], Zs)
-    # There, the neighbour comes first.
-    of_neighbour, of_centre = np.split(weights["tensor_embedding.emb2.weight"], 2, axis=1)
-    copy(model.embedding.pairs.weight, np.concatenate([of_centre, of_neighbour], axis=1))
-    copy_layers(model, weights, interleaved=True)
-    copy(model.read_out.linear.weight, weights["linear.weight"])
-    copy(model.read_out.linear.bias, weights["linear.bias"])
-    for mlp, name in ((model.read_out.mlp, "layers"), (model.read_out.gates, "gates")):
-        for n, layer in enumerate(mlp.linear_layers):  # every second one there is an activation
-            copy(layer.weight, weights[f"final_layer.gated.{name}.{2 * n}.weight"])
-            copy(layer.bias, weights[f"final_layer.gated.{name}.{2 * n}.bias"])
+    Zs = frozen["Zs"].tolist()
+    settings = {
+        "element_types": [SYMBOLS[Z] for Z in Zs],
+        "cutoff": frozen["cutoff"].item(),
+        "max_n": frozen["radial_features"].item(),
+        "units": frozen["channels"].item(),
+        "nblocks": frozen["layers"].item(),
+        "equivariance_invariance_group": case,
+    }
+    model = native_tensornet(settings, as_tensors(starting_with(frozen, "weights.")))
     copy(model.scaler.per_element_scaling.values, np.full(len(Zs), frozen["std"]), Zs)
     return model.to(dtype).eval()
 

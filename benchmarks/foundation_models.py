@@ -1,0 +1,121 @@
+"""Errors of foundation models on structures of MPtrj, and their speed beside the original package.
+
+In an environment that has the package of the model, from the root of the repository::
+
+    python -m benchmarks.foundation_models sevennet ../shared/data/mptrj_random_1k/*.xyz.gz
+    python -m benchmarks.foundation_models sevennet --speed
+
+The first prints mean absolute errors of energies per atom, components of forces and of the stress,
+of the network of the other package and of our own implementation with the same weights. The second
+times energy, forces and stress of a crystal of 8 to 216 atoms through ASE, each in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.build import bulk
+from ase.io import read
+from ase.units import GPa
+
+from graph_pes import interfaces
+from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.models import GraphPESModel
+
+
+def of_sevenn() -> Any:
+    from sevenn.calculator import SevenNetCalculator
+
+    return SevenNetCalculator("7net-0", device="cpu")
+
+
+def of_matgl() -> Any:
+    from matgl.apps._pes_pyg import Potential
+    from matgl.ext._ase_pyg import PESCalculator
+
+    return PESCalculator(Potential.load(Path(MATGL)), stress_unit="eV/A3", use_voigt=True)
+
+
+MATGL = "../shared/data/models/matgl/TensorNet-MatPES-PBE-v2025.1-PES"
+
+#: How to make our model, natively or not, and the calculator of the package.
+MODELS: dict[str, tuple[Callable[..., GraphPESModel], Callable[[], Any]]] = {
+    "sevennet": (lambda **kw: interfaces.sevennet("7net-0", **kw), of_sevenn),
+    "matgl": (lambda **kw: interfaces.matgl_model(MATGL, **kw), of_matgl),
+}
+
+
+def errors(model: GraphPESModel, frames: list[Any]) -> dict[str, float]:
+    """Mean absolute errors in meV/atom, meV/Å and GPa."""
+    found: dict[str, list[np.ndarray]] = {"E": [], "F": [], "S": []}
+    for atoms in frames:
+        graph = AtomicGraph.from_ase(atoms, model.cutoff_value)
+        predicted = model.predict(to_batch([graph]), ["energy", "forces", "stress"])
+        stress = atoms.get_stress(voigt=False)
+        energy = predicted["energy"].item() - atoms.get_potential_energy()
+        found["E"].append(np.array([1000 * abs(energy) / len(atoms)]))
+        found["F"].append(1000 * abs(predicted["forces"].numpy() - atoms.get_forces()).ravel())
+        found["S"].append(abs(predicted["stress"][0].numpy() - stress).ravel() / GPa)
+    return {key: float(np.concatenate(values).mean()) for key, values in found.items()}
+
+
+def crystal(n: int) -> Any:
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True) * (n, n, n)
+    atoms.rattle(0.05, seed=0)
+    return atoms
+
+
+def speed(name: str, repeats: int) -> None:
+    """Milliseconds of the original, of its network in our hands, and of ours: medians in turn."""
+    make, original = MODELS[name]
+    calculators = {
+        "original": original(),
+        "wrapped": make().ase_calculator(skin=0.0),
+        "native": make(native=True).ase_calculator(skin=0.0),
+    }
+    print(f"{'atoms':>6}" + "".join(f"{key:>12}" for key in calculators) + "   native is")
+    for n in (1, 2, 3):
+        atoms, times = crystal(n), {key: [] for key in calculators}
+        for _ in range(repeats + 1):
+            for key, calculator in calculators.items():
+                atoms.rattle(0.001, rng=np.random.default_rng(len(times[key])))
+                start = time.process_time()
+                calculator.calculate(atoms, ["energy", "forces", "stress"], ["positions"])
+                times[key].append(1000 * (time.process_time() - start))
+        medians = {key: float(np.median(x[1:])) for key, x in times.items()}
+        columns = "".join(f"{x:12.1f}" for x in medians.values())
+        ratio = medians["original"] / medians["native"]
+        print(f"{len(atoms):6d}{columns}   {ratio:.1f} times as fast")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=sorted(MODELS))
+    parser.add_argument("frames", nargs="?", help="file of labelled structures")
+    parser.add_argument("--n", type=int, default=60, help="how many of its first structures")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if options.speed:
+        speed(options.model, options.repeats)
+    if options.frames:
+        frames = read(options.frames, f":{options.n}")
+        for native in (False, True):
+            found = errors(MODELS[options.model][0](native=native), frames)
+            print(
+                f"{'native ' if native else 'wrapped'}  {found['E']:.1f} meV/atom  "
+                f"{found['F']:.1f} meV/Å  {found['S']:.2f} GPa"
+            )
+
+
+if __name__ == "__main__":
+    main()
