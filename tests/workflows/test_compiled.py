@@ -60,6 +60,7 @@ def assert_same_curves(data_files: Path, root: Path, *overrides: str) -> None:
             "loss=+PerAtomEnergyLoss()",
             "fitting/trainer_kwargs/accumulate_grad_batches=2",
             "general/torch/dtype=float64",
+            "fitting/optimizer/lr=0.02",
         ],
     ],
     ids=["ema and clipping", "frozen parts and accumulated gradients"],
