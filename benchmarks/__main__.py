@@ -5,6 +5,7 @@ commands:
             environment of its own, on the same structures, in turn: medians, ratios, memory,
             and how the cost grows with the number of atoms
   fits      the largest crystal that fits into memory
+  batches   structures at once in torch-sim, and beads in i-PI, beside one after the other
   lammps    steps of LAMMPS, on one process and more, beside what others evaluate there
   roofline  operations and bytes of our models beside a large matrix product and a copy
   report    tables and picture of results that were written before, of several runs together
@@ -57,6 +58,14 @@ def run_roofline(arguments: argparse.Namespace) -> None:
     from .roofline import roofline  # with the compiler, which takes seconds to import
 
     print(roofline(arguments.model, arguments.structure, arguments.device, arguments.repeats))
+
+
+def run_batches(arguments: argparse.Namespace) -> None:
+    """The command ``batches``."""
+    from .batches import batches  # whose extras others need not have
+
+    options = arguments.structure, arguments.size, arguments.device, arguments.repeats
+    print(batches(arguments.model, *options, eager=arguments.eager))
 
 
 def run_lammps(arguments: argparse.Namespace) -> None:
@@ -112,6 +121,13 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run_roofline)
     add_model_options(command, ["painn", "mace-0", "mace-1"], repeats=15)
     command.add_argument("--structure", default="Si:512", metavar="KIND:N")
+
+    command = commands.add_parser("batches")
+    command.set_defaults(run=run_batches)
+    add_model_options(command, ["painn"], repeats=5)
+    command.add_argument("--structure", nargs="+", default=["Si:8", "Si:64"], metavar="KIND:N")
+    command.add_argument("--size", nargs="+", type=int, default=[1, 10, 100])
+    command.add_argument("--eager", action="store_true", help="leave compiled forms out")
 
     command = commands.add_parser("lammps")
     command.set_defaults(run=run_lammps)

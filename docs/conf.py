@@ -70,7 +70,7 @@ nitpick_ignore_regex = [
     # other packages: the build does not use the network to resolve them
     (
         r"py:.*",
-        r"(abc|ase|collections|data2objects|e3nn|np|numpy|os|pathlib|pl|torch|types|typing)\..*",
+        r"(abc|ase|collections|data2objects|e3nn|ipi|np|numpy|os|pathlib|pl|torch|torch_sim|types|typing)\..*",
     ),
     (r"py:.*", r"(nn|pytorch_lightning|rich|torchmetrics)\..*"),
     (

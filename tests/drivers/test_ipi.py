@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,8 @@ from graph_pes.testing.structures import StructureKind, random_structure
 from tests.conformance.models import MODELS, Row
 
 BEADS = 16
+REPOSITORY = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```\{code-block\} \w+\n:caption: (\S+)\n\n(.*?)^```$", re.M | re.S)
 
 pytestmark = pytest.mark.filterwarnings("ignore:currentThread:DeprecationWarning")
 
@@ -94,9 +95,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def written(*arguments: object) -> Path:
+def written(*arguments: str | int) -> Path:
     main(["argon.pt", "argon.xyz", *map(str, arguments)])
-    return Path("ipi")
+    return Path(str(arguments[-1]) if "--out" in arguments else "ipi")
 
 
 def run(folder: Path, file: str = "input.xml") -> None:
@@ -137,8 +138,9 @@ def test_path_integrals_in_one_batch(argon: Path, batches: list[int]) -> None:
 def test_restart_is_the_uninterrupted_run(argon: Path) -> None:
     long = written("--beads", 2, "--temperature", 40, "--steps", 12, "--stride", 4)
     run(long)
-    written("--beads", 2, "--temperature", 40, "--steps", 8, "--stride", 4, "--out", "short")
-    short = Path("short")
+    short = written(
+        "--beads", 2, "--temperature", 40, "--steps", 8, "--stride", 4, "--out", "short"
+    )
     run(short)
     assert len(outputs(short)) == 3
     restart = (short / "RESTART").read_text()
@@ -164,42 +166,33 @@ def test_replicas_are_exchanged_and_evaluated_together(argon: Path, batches: lis
     assert batches.count(6) > len(batches) / 2
 
 
-def test_socket(argon: Path) -> None:
-    name = f"graph_pes_{uuid.uuid4().hex[:8]}"
-    arguments = ("--beads", 4, "--temperature", 40, "--steps", 4, "--stride", 2)
-    folder = written(*arguments, "--socket", name)
+def test_what_the_page_says(argon: Path) -> None:
+    """Its commands run; beads in a client are those in i-PI itself."""
+    page = (REPOSITORY / "docs" / "ipi.md").read_text()
+    socket = f"argon-{uuid.uuid4().hex[:8]}"
     scripts = Path(sys.executable).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def started(*command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, scripts / command[0], *command[1:]],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    environment = {
+        **os.environ,
+        "PATH": f"{scripts}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    blocks = BLOCK.findall(page)
+    assert [name for name, _ in blocks] == ["argon.py", "commands", "commands", "commands"]
+    exec(blocks[0][1], {})
+    for _, text in blocks[1:]:
+        text = re.sub(r"(--socket |-a |ipi_)argon", rf"\g<1>{socket}", text)
+        # graph-pes-ipi as it is here, whatever is installed
+        text = text.replace("graph-pes-ipi", "python -m graph_pes.cli.ipi")
+        done = subprocess.run(
+            ["bash", "-e"], input=text, env=environment, capture_output=True, text=True, timeout=600
         )
-
-    server = started("i-pi", "input.xml")
-    try:
-        limit = time.monotonic() + 60
-        while not Path(f"/tmp/ipi_{name}").exists():
-            assert server.poll() is None, server.stdout.read() if server.stdout else ""
-            assert time.monotonic() < limit
-            time.sleep(0.1)
-        options = "template=init.xyz,model=model.pt"
-        client = started(
-            "i-pi-py_driver", "-u", "-a", name, "-m", "custom", "-P", "potential.py", "-o", options
-        )
-        said = client.communicate(timeout=120)[0]
-        log = server.communicate(timeout=120)[0]
-    finally:
-        server.kill()
-    assert client.returncode == 0, said + log
-    written(*arguments, "--out", "direct")
-    run(Path("direct"))
-    np.testing.assert_allclose(outputs(folder), outputs(Path("direct")), rtol=1e-6)
+        assert done.returncode == 0, done.stdout + done.stderr
+    energies = outputs(argon / "quantum")
+    assert energies[:, 0].tolist() == [0, 10, 20, 30, 40]
+    assert np.ptp(energies[:, 2]) < 1e-3
+    arguments = ("--beads", BEADS, "--temperature", 40, "--steps", 10, "--out", "direct")
+    run(written(*arguments))
+    np.testing.assert_allclose(outputs(argon / "clients"), outputs(argon / "direct"), rtol=1e-6)
 
 
 def test_molecules_in_a_cell_that_does_not_matter(argon: Path) -> None:
