@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
-from lammps_runs import LAMMPSError, run_lammps
+from ase.cluster import Octahedron
+from lammps_runs import LAMMPSError, run_lammps, write_data
 
 #: A liquid.
 START = """\
@@ -144,3 +146,49 @@ def test_errors_of_plumed(tmp_path: Path) -> None:
         run(tmp_path, "metal", 1, "d: NOSUCHACTION ATOMS=1,2\n", steps=0)
     with pytest.raises(LAMMPSError, match=r"plumed\.dat uses ENERGY"):
         run(tmp_path, "metal", 1, "e: ENERGY\nPRINT ARG=e FILE=COLVAR\n", steps=0)
+
+
+CLUSTER = """\
+units metal
+atom_style atomic
+boundary f f f
+read_data cluster.data
+pair_style lj/cut 25
+pair_coeff * * 0.0104 3.40
+mass * 39.948
+timestep 0.005
+fix move all nve
+fix bath all langevin 19.3 19.3 0.5 7
+fix bias all plumed plumedfile plumed.dat outfile plumed.log
+run 60
+"""
+
+#: The variables of examples/lj38/collective_variables.py by actions of PLUMED.
+METADYNAMICS = """\
+UNITS LENGTH=A
+c: COORDINATIONNUMBER SPECIES=1-38 SWITCH={CUBIC D_0=4.4 D_MAX=5.5}
+b6: CUSTOM ARG=c FUNC=exp(-2*(x-6)^2) PERIODIC=NO
+b8: CUSTOM ARG=c FUNC=exp(-2*(x-8)^2) PERIODIC=NO
+n6: SUM ARG=b6 PERIODIC=NO
+n8: SUM ARG=b8 PERIODIC=NO
+METAD ARG=n6,n8 HEIGHT=0.04 PACE=30 SIGMA=1.0,0.5 GRID_MIN=0,0 GRID_MAX=30,20 GRID_BIN=300,200 &
+BIASFACTOR=40 TEMP=19.3 FILE=HILLS
+PRINT ARG=n6,n8 FILE=COLVAR STRIDE=30 FMT=%.12f
+""".replace("&\n", "")
+
+
+def test_metadynamics_of_a_cluster(tmp_path: Path) -> None:
+    """Two hills, at the values that our functions give."""
+    path = Path(__file__).parents[2] / "examples" / "lj38" / "collective_variables.py"
+    histogram = runpy.run_path(str(path))["calculate"]
+    atoms = Octahedron("Ar", 4, 1, latticeconstant=5.3)
+    atoms.positions += 30 - atoms.positions.mean(axis=0)
+    atoms.cell = [60, 60, 60]
+    write_data(tmp_path / "cluster.data", atoms, elements=("Ar",))
+    (tmp_path / "plumed.dat").write_text(METADYNAMICS)
+    run_lammps(tmp_path, CLUSTER)
+    colvar, hills = np.loadtxt(tmp_path / "COLVAR"), np.loadtxt(tmp_path / "HILLS")
+    expected, *_ = histogram.evaluate(atoms.positions, np.zeros((3, 3)))
+    np.testing.assert_allclose(colvar[0, 1:], expected, rtol=1e-6)
+    np.testing.assert_allclose(hills[:, 1:5], np.c_[colvar[1:, 1:], [[1.0, 0.5]] * 2], rtol=1e-6)
+    assert hills[0, 5] == pytest.approx(0.04 * 40 / 39, rel=0.02)

@@ -9,37 +9,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, Property, PropertyKey
+from graph_pes.atomic_graph import AtomicGraph, PropertyKey
 from graph_pes.deploy.engine import ExportError
-from graph_pes.models.base import GraphPropertyModel, GraphTensorModel
+from graph_pes.models.base import GraphPropertyModel
 
 from .export import Description, export_metatomic
+from .function_model import CollectiveVariables
 from .program import BatchModel, example_batch
-
-#: What functions of structures compute; no label, and any number of components.
-VARIABLES: PropertyKey = "collective_variables"
-
-
-class CollectiveVariables(GraphTensorModel):
-    """A function of structures as a model.
-
-    Parameters
-    ----------
-    function
-        From a batch of S structures to values (S,) or (S, K).
-    cutoff
-        Up to which distance, in Å, the graph has edges.
-    """
-
-    def __init__(self, function: Callable[[AtomicGraph], Tensor], cutoff: float):
-        PROPERTIES.setdefault(VARIABLES, Property("structure", None, ""))
-        super().__init__(cutoff, [VARIABLES])
-        self.function = function
-
-    def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
-        """The values, (S, K)."""
-        values = self.function(graph)
-        return {VARIABLES: values.unsqueeze(1) if values.dim() == 1 else values}
 
 
 def export_cv(

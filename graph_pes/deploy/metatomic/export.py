@@ -162,8 +162,9 @@ def atomistic_model(
     inputs = dict(INPUT_NAMES[name] for name in program.structure_inputs)
     per_atom = [PROPERTIES[name].per == "atom" for name in outputs]
     called = [names.get(name, f"graph_pes::{name}") for name in outputs]
+    columns = MIN_COLUMNS if function.takes_matrix else 0
     interface = Interface(
-        program.program, model.cutoff_value, called, per_atom, shapes, inputs, MIN_COLUMNS
+        program.program, model.cutoff_value, called, per_atom, shapes, inputs, columns
     )
     elements = [ATOMIC_NUMBERS[symbol] for symbol in known_elements(model)]
     capabilities = ModelCapabilities(

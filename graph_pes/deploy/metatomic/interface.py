@@ -31,7 +31,7 @@ class Interface(torch.nn.Module):
     inputs
         Units of what is needed to know of a structure: ``charge``, ``spin_multiplicity``.
     min_columns
-        The fewest columns of a neighbour matrix.
+        The fewest columns of a neighbour matrix; 0 for lists of edges in its place.
     """
 
     names: List[str]  # noqa: UP006
@@ -117,7 +117,7 @@ class Interface(torch.nn.Module):
             return self.nothing(R, len(systems))
         if not bool(torch.isfinite(R).all()) or not bool(torch.isfinite(cell).all()):
             raise ValueError("graph-pes: positions or cells of the structure are NaN or infinite")
-        vectors, neighbours = self.neighbour_matrix(systems, ends)
+        vectors, neighbours = self.edges(systems, ends)
         charge, multiplicity = torch.zeros_like(R[:1, 0]), torch.ones_like(R[:1, 0])
         charges: List[Tensor] = []  # noqa: UP006
         multiplicities: List[Tensor] = []  # noqa: UP006
@@ -153,8 +153,8 @@ class Interface(torch.nn.Module):
             return default
         return system.get_data(name).block().values.reshape(-1).to(default.dtype)
 
-    def neighbour_matrix(self, systems: List[System], ends: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
-        """Vectors (N, D, 3) and neighbours (N, D): see `graph_pes.deploy.engine`."""
+    def edges(self, systems: List[System], ends: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+        """Vectors and neighbours: see `graph_pes.deploy.metatomic.program.BatchInputs`."""
         edges: List[Tensor] = []  # noqa: UP006
         first: List[Tensor] = []  # noqa: UP006
         second: List[Tensor] = []  # noqa: UP006
@@ -171,17 +171,25 @@ class Interface(torch.nn.Module):
             begin += len(system)
         i, order = torch.sort(torch.cat(first), stable=True)
         j, vectors = torch.cat(second)[order], torch.cat(edges)[order]
-        atoms = torch.arange(begin, device=i.device)
+        if self.min_columns == 0:
+            return vectors, torch.stack([i, j])
+        return self.neighbour_matrix(vectors, i, j, begin)
+
+    def neighbour_matrix(
+        self, vectors: Tensor, i: Tensor, j: Tensor, n_atoms: int
+    ) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+        """Vectors (N, D, 3) and neighbours (N, D) from sorted edges (E, 3)."""
+        atoms = torch.arange(n_atoms, device=i.device)
         counts = torch.zeros_like(atoms).index_add(0, i, torch.ones_like(i))
         D = max(self.min_columns, int(counts.max()))
         starts = torch.cumsum(counts, 0) - counts
         place = i * D + torch.arange(i.shape[0], device=i.device) - starts[i]
-        beyond = torch.zeros(begin * D, 3, dtype=vectors.dtype, device=i.device)
+        beyond = torch.zeros(n_atoms * D, 3, dtype=vectors.dtype, device=i.device)
         beyond[:, 0] = self.cutoff + 1
-        neighbours = atoms.unsqueeze(1).expand(begin, D).reshape(-1).index_copy(0, place, j)
+        neighbours = atoms.unsqueeze(1).expand(n_atoms, D).reshape(-1).index_copy(0, place, j)
         return (
-            beyond.index_copy(0, place, vectors).reshape(begin, D, 3),
-            neighbours.reshape(begin, D),
+            beyond.index_copy(0, place, vectors).reshape(n_atoms, D, 3),
+            neighbours.reshape(n_atoms, D),
         )
 
     def block(

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from graph_pes.atomic_graph import PROPERTIES
-from graph_pes.atomic_graph.graph import GHOSTS
+from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, as_directed, with_edge_vectors
 from graph_pes.deploy.engine import engine_graph
 from graph_pes.deploy.trace import TRACED, example_inputs, reported
 from graph_pes.models.base import GraphPropertyModel, in_precision_of
+
+from .function_model import CollectiveVariables
 
 #: What models may want to know of a structure, besides its atoms.
 STRUCTURE_INPUTS = ("total_charge", "total_spin")
@@ -27,11 +28,12 @@ STRUCTURE_INPUTS = ("total_charge", "total_spin")
 class BatchInputs(NamedTuple):
     """A batch of S structures of N atoms, whose neighbours are a matrix of D columns.
 
-    The first three are those of `graph_pes.deploy.engine`; there are no ghosts.
+    The first three are those of `graph_pes.deploy.engine`; there are no ghosts. For functions,
+    the first two are lists of E edges.
     """
 
-    vectors: Tensor  # (N, D, 3)
-    neighbours: Tensor  # (N, D)
+    vectors: Tensor  # (N, D, 3), or (E, 3)
+    neighbours: Tensor  # (N, D), or (2, E)
     Z: Tensor  # (N,)
     R: Tensor  # (N, 3)
     cell: Tensor  # (S, 3, 3)
@@ -55,6 +57,7 @@ class BatchModel(nn.Module):
         super().__init__()
         self.model = model
         self.cutoff = model.cutoff_value
+        self.takes_matrix = not isinstance(model, CollectiveVariables)
         self.outputs = [
             name for name in model.implemented_properties if PROPERTIES[name].per != "edge"
         ]
@@ -62,8 +65,8 @@ class BatchModel(nn.Module):
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         """What the model predicts, in the order of ``outputs``."""
         x = BatchInputs(*inputs)
-        graph = engine_graph(x.vectors, x.neighbours, x.Z, self.cutoff)
-        assert GHOSTS not in graph.other
+        graph_of = engine_graph if self.takes_matrix else _graph_of_edges
+        graph = graph_of(x.vectors, x.neighbours, x.Z, self.cutoff)
         further = {key: getattr(x, key) for key in STRUCTURE_INPUTS}
         graph = graph._replace(
             R=x.R,
@@ -75,6 +78,21 @@ class BatchModel(nn.Module):
         )
         predictions = self.model(in_precision_of(self.model, graph))
         return [predictions[name] for name in self.outputs]
+
+
+def _graph_of_edges(vectors: Tensor, edges: Tensor, Z: Tensor, cutoff: float) -> AtomicGraph:
+    """As `engine_graph`, of a list of edges (2, E)."""
+    graph = AtomicGraph(
+        Z=Z,
+        R=torch.zeros_like(vectors),
+        cell=vectors.new_zeros(1, 3, 3),
+        neighbour_list=edges,
+        neighbour_cell_offsets=torch.zeros_like(vectors),
+        properties={},
+        cutoff=cutoff,
+        other={},
+    )
+    return with_edge_vectors(as_directed(graph), vectors)
 
 
 def example_batch(
@@ -94,9 +112,13 @@ def example_batch(
     within = edges.neighbours % sizes + ends[batch].unsqueeze(1)
     periodic = torch.arange(structures) >= structures - 2
     cell = 6 * torch.eye(3) + torch.rand(structures, 3, 3, generator=generator)
+    vectors, neighbours = edges.vectors.to(dtype), within
+    if isinstance(model, CollectiveVariables):
+        i = torch.arange(atoms).unsqueeze(1).expand_as(within)
+        vectors, neighbours = vectors.view(-1, 3), torch.stack([i, within]).view(2, -1)
     return BatchInputs(
-        vectors=edges.vectors.to(dtype),
-        neighbours=within,
+        vectors=vectors,
+        neighbours=neighbours,
         Z=edges.Z,
         R=6 * torch.rand(atoms, 3, generator=generator, dtype=torch.float64).to(dtype),
         cell=(cell * periodic[:, None, None]).to(dtype),
