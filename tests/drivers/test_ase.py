@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import ase
 import ase.io
@@ -472,3 +473,19 @@ def test_calculate_all_of_what_it_can_not():
         calculator.calculate_all([molecule("H2O")], ["dipole"])
     with pytest.raises(ValueError, match="no atoms"):
         calculator.calculate_all([molecule("H2O"), ase.Atoms()])
+
+
+def test_dynamics_go_on_from_the_last_frame(tmp_path: Path) -> None:
+    """To the last digit, whatever the neighbour list was built for."""
+    atoms = bulk("Ar", cubic=True).repeat(2)
+    atoms.set_velocities(np.random.default_rng(0).normal(scale=0.02, size=(len(atoms), 3)))
+    atoms.calc = smooth_argon().ase_calculator()
+    with VelocityVerlet(atoms, 2 * units.fs, trajectory=str(tmp_path / "md.traj")) as md:
+        md.run(20)
+    frame = ase.io.read(tmp_path / "md.traj", index=10)
+    assert isinstance(frame, ase.Atoms)
+    frame.calc = smooth_argon().ase_calculator()
+    with VelocityVerlet(frame, 2 * units.fs) as md:
+        md.run(10)
+    np.testing.assert_allclose(frame.positions, atoms.positions, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(frame.get_momenta(), atoms.get_momenta(), rtol=0, atol=1e-12)
