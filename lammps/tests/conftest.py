@@ -8,10 +8,9 @@ from pathlib import Path
 import ase
 import pytest
 import torch
-from lammps_models import make_model
+from lammps_models import make_model, quickly_compiled
 from lammps_runs import STRUCTURES, Results, expected_results, write_data
 
-from graph_pes.deploy.cache import compiled_file
 from graph_pes.models import GraphPESModel
 from graph_pes_lammps.building import build
 
@@ -41,9 +40,7 @@ def compiled() -> Callable[[str], tuple[GraphPESModel, Path]]:
 
     def make(name: str) -> tuple[GraphPESModel, Path]:
         model = make_model(name)
-        # The optimiser takes most of the time, and is none of our business here.
-        with torch._inductor.config.patch({"aot_inductor.debug_compile": True}):
-            return model, compiled_file(model)
+        return model, quickly_compiled(model)
 
     return make
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from graph_pes.atomic_graph import AtomicGraph, neighbour_distances
+from graph_pes.deploy.cache import compiled_file
 from graph_pes.models import (
     EDDP,
     MACE,
@@ -23,7 +25,11 @@ from graph_pes.models import (
     StillingerWeber,
     TensorNet,
 )
+from graph_pes.models.base import GraphPropertyModel
 from tests.conformance.models import randomised
+
+#: For a compiler that is to be quick: it does not optimise, nor look for what it could join.
+QUICK = {"aot_inductor.debug_compile": True, "cpp.simdlen": 1, "max_fusion_size": 1}
 
 ELEMENTS = ["Si", "O"]
 CUTOFF = 3.5
@@ -115,3 +121,9 @@ def make_model(name: str) -> GraphPESModel:
     if name in ("MACE", "NequIP", "TensorNet", "Orb", "SchNet"):
         randomised(model, factor=1.0 if name == "MACE" else 1.3)
     return model.eval()
+
+
+def quickly_compiled(model: GraphPropertyModel) -> Path:
+    """The file of a model, whose code is as slow as it was quick to make."""
+    with torch._inductor.config.patch(QUICK):
+        return compiled_file(model)

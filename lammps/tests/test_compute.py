@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lammps_models import quickly_compiled
 from lammps_properties import Charged
 from lammps_runs import STRUCTURES, LAMMPSError, run_lammps
 
 from graph_pes.atomic_graph import AtomicGraph
-from graph_pes.deploy.cache import compiled_file
 from graph_pes.models.base import GraphPropertyModel
 
 SUMS = ["charges", "tensor", "dipole", "total_charge"]
@@ -46,15 +46,10 @@ $(c_dipole[2]:%.16g) $(c_dipole[3]:%.16g)"
 """
 
 
-def export(model: GraphPropertyModel) -> Path:
-    with torch._inductor.config.patch({"aot_inductor.debug_compile": True}):
-        return compiled_file(model)
-
-
 @pytest.fixture(scope="session")
 def sums() -> tuple[Charged, Path]:
     model = Charged(SUMS).eval()
-    return model, export(model)
+    return model, quickly_compiled(model)
 
 
 @pytest.mark.parametrize("structure", list(STRUCTURES))
@@ -128,7 +123,7 @@ units metal
 atom_style atomic
 box tilt large
 read_data triclinic.data
-compute mean all graph_pes {export(model)} total_spin Si O
+compute mean all graph_pes {quickly_compiled(model)} total_spin Si O
 thermo_style custom step c_mean
 run 0
 print "RESULTS $(c_mean:%.16g)"

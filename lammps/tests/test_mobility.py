@@ -9,10 +9,10 @@ import ase
 import numpy as np
 import pytest
 import torch
+from lammps_models import quickly_compiled
 from lammps_runs import LAMMPSError, run_lammps
 
 from graph_pes.atomic_graph import AtomicGraph
-from graph_pes.deploy.cache import compiled_file
 from graph_pes.models.mobility import Mobility, oseen, rotne_prager
 
 torch.set_num_threads(1)
@@ -199,8 +199,7 @@ def learned() -> tuple[Mobility, Path]:
         model.log_scale["Ne"], model.log_scale["Ar"] = 0.1, 0.4
         for parameter in model.functions.parameters():
             parameter.mul_(1.7)
-    with torch._inductor.config.patch({"aot_inductor.debug_compile": True}):
-        return model.eval(), compiled_file(model)
+    return model.eval(), quickly_compiled(model)
 
 
 def matrix(model: Mobility, positions: np.ndarray) -> torch.Tensor:

@@ -52,8 +52,9 @@ def test_roofline(small_models: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(roofline, "compiled", lambda model: model)
     monkeypatch.setattr(roofline, "SIZES", {"cpu": (64, 2**12)})
     text = roofline.roofline(["lj"], "Si:8", "cpu", repeats=2)
-    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| Lennard")]
-    assert [row[0].strip() for row in rows] == ["Lennard-Jones", "Lennard-Jones, compiled"]
+    lines = [line for line in text.splitlines() if line.startswith("| Lennard")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in rows] == ["Lennard-Jones", "Lennard-Jones, compiled"]
     for _, *numbers, compute, traffic, bound, reached in rows:
         assert all(float(x) >= 0 for x in (*numbers, bound))
         assert reached in (compute, traffic)  # the nearer bound
