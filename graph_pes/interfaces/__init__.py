@@ -3,11 +3,15 @@
 Nothing here imports another package before a model is asked for.
 """
 
+from .ani import ani
+from .chgnet import chgnet
 from .mace import egret, go_mace_23, mace_model, mace_mp, mace_off, mace_omol
 from .matgl import matgl_model
 from .sevennet import sevennet
 
 __all__ = [
+    "ani",
+    "chgnet",
     "egret",
     "go_mace_23",
     "mace_model",

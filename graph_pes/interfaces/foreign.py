@@ -131,23 +131,37 @@ def of_structures(
     return graph.other[key].to(dtype).reshape(S)
 
 
-def finished(model: AnyModel, precision: Precision | None = None) -> AnyModel:
-    """A trained model: it is in evaluation mode, and not to be pre-fitted to other data."""
+def finished(
+    model: AnyModel, precision: Precision | None = None, dtype: torch.dtype | None = None
+) -> AnyModel:
+    """A trained model: it is in evaluation mode, and not to be pre-fitted to other data.
+
+    Parameters
+    ----------
+    model
+        In double precision, if its weights were converted: they are rounded once.
+    precision, dtype
+        What it should have: ``precision`` if that is given, or else ``dtype``, that of the file.
+    """
     for module in model.modules():
         if isinstance(module, Trainable):
             module._has_been_pre_fit.fill_(True)
     if precision is not None:
         if precision not in ("float32", "float64"):
             raise ValueError(f"precision: expected 'float32' or 'float64', got {precision!r}")
-        model.to(getattr(torch, precision))
-    return model.eval()
+        dtype = getattr(torch, precision)
+    return (model if dtype is None else model.to(dtype)).eval()
 
 
 def with_energies_of_atoms(
-    network: GraphPESModel, energies: Mapping[str, float], precision: Precision | None
+    network: GraphPESModel,
+    energies: Mapping[str, float],
+    precision: Precision | None = None,
+    dtype: torch.dtype | None = None,
 ) -> AdditionModel:
-    """The sum of a network and the energies of atoms, in eV by chemical symbol."""
-    return finished(AdditionModel(network=network, offset=FixedOffset(**energies)), precision)
+    """The sum of a network and the energies of atoms, in eV by chemical symbol; see `finished`."""
+    model = AdditionModel(network=network, offset=FixedOffset(**energies))
+    return finished(model, precision, dtype)
 
 
 def one_of(name: str, known: Sequence[str] | Mapping[str, object], argument: str = "model") -> str:

@@ -220,7 +220,7 @@ def from_mace_torch(
         model = MACETorchModel(settings, head)
         foreign.load_weights(model.network, state, "mace-torch")
     of_atoms = dict(zip(symbols, energies.tolist(), strict=True))
-    return foreign.with_energies_of_atoms(model.to(dtype), of_atoms, precision)
+    return foreign.with_energies_of_atoms(model, of_atoms, precision, dtype)
 
 
 def mace_model(

@@ -293,4 +293,4 @@ def from_description(
     refs = state["element_refs.property_offset"].double().tolist()
     of_atoms = dict(zip(settings["element_types"], refs, strict=True))
     dtype = own["linear.weight"].dtype
-    return foreign.with_energies_of_atoms(network.to(dtype), of_atoms, precision)
+    return foreign.with_energies_of_atoms(network, of_atoms, precision, dtype)

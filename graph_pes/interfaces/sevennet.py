@@ -355,4 +355,4 @@ def from_sevenn(
         wrapped = SevenNetModel(settings, modal)
         foreign.load_weights(wrapped.network, state, "sevenn")
     dtype = next(network.parameters()).dtype
-    return foreign.with_energies_of_atoms(wrapped.to(dtype), of_atoms, precision)
+    return foreign.with_energies_of_atoms(wrapped, of_atoms, precision, dtype)
