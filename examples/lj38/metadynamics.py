@@ -116,7 +116,7 @@ def plot(path: str) -> None:
 
     n6, n8, F = free_energy(np.loadtxt("HILLS", ndmin=2))
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
-    levels = np.linspace(0, F.max(), 25)
+    levels = np.arange(0, F.max() + 0.25, 0.25)
     filled = axes.contourf(n6, n8, F, levels, cmap="viridis")
     _, x, y, *_ = np.loadtxt("COLVAR", unpack=True)
     axes.plot(x, y, ",", color="white", alpha=0.5)

@@ -8,6 +8,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+from ase import units
 from ase.build import bulk, molecule
 
 from graph_pes.atomic_graph import (
@@ -205,7 +206,7 @@ def test_single_precision_is_that_of_our_calculator(in_float32: Path) -> None:
 
 def test_dynamics(in_float32: Path) -> None:
     """The neighbours that metatomic keeps from step to step are complete."""
-    from ase import units
+
     from ase.md.verlet import VelocityVerlet
 
     model = network()
@@ -273,3 +274,23 @@ def test_wrong_arguments(model: torch.nn.Module, name: str, message: str, tmp_pa
 def test_references_have_kinds() -> None:
     with pytest.raises(ValueError, match="expected architecture, implementation, model, got mine"):
         Description(references={"mine": ["doi"]})
+
+
+def test_in_ipi(in_float32: Path, tmp_path: Path) -> None:
+    """The driver that i-PI has for archives; it counts in atomic units."""
+    pytest.importorskip("ipi")
+    from ipi.pes.metatomic import MetatomicDriver
+
+    atoms = bulk("C", cubic=True)
+    atoms.rattle(0.1, seed=3)
+    atoms.write(tmp_path / "start.xyz")
+    driver = MetatomicDriver(template=str(tmp_path / "start.xyz"), model=str(in_float32))
+    structure = atoms.cell.array.T / units.Bohr, atoms.positions / units.Bohr
+    energy, forces, virial, _ = driver(*structure)
+    atoms.calc = network().ase_calculator()
+    expected = atoms.get_potential_energy()
+    assert energy * units.Hartree == pytest.approx(expected, rel=1e-6)
+    force_unit = units.Hartree / units.Bohr
+    np.testing.assert_allclose(forces * force_unit, atoms.get_forces(), atol=1e-5)
+    stress = -virial * units.Hartree / atoms.get_volume()
+    np.testing.assert_allclose(stress, atoms.get_stress(voigt=False), atol=1e-6)
