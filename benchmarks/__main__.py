@@ -6,6 +6,7 @@ commands:
             and how the cost grows with the number of atoms
   fits      the largest crystal that fits into memory
   batches   structures at once in torch-sim, and beads in i-PI, beside one after the other
+  engines   steps of ASE, torch-sim, i-PI, metatomic and LAMMPS with the same model
   lammps    steps of LAMMPS, on one process and more, beside what others evaluate there
   roofline  operations and bytes of our models beside a large matrix product and a copy
   report    tables and picture of results that were written before, of several runs together
@@ -68,6 +69,14 @@ def run_batches(arguments: argparse.Namespace) -> None:
     print(batches(arguments.model, *options, eager=arguments.eager))
 
 
+def run_engines(arguments: argparse.Namespace) -> None:
+    """The command ``engines``."""
+    from .engines import engines  # whose extras others need not have
+
+    for model in arguments.model:
+        print(engines(model, arguments.structure, arguments.repeats), flush=True)
+
+
 def run_lammps(arguments: argparse.Namespace) -> None:
     """The command ``lammps``."""
     from .lammps import lammps  # whose extra others need not have
@@ -128,6 +137,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--structure", nargs="+", default=["Si:8", "Si:64"], metavar="KIND:N")
     command.add_argument("--size", nargs="+", type=int, default=[1, 10, 100])
     command.add_argument("--eager", action="store_true", help="leave compiled forms out")
+
+    command = commands.add_parser("engines")
+    command.set_defaults(run=run_engines)
+    add_model_options(command, ["painn"], repeats=5)
+    command.add_argument("--structure", default="Si:512", metavar="KIND:N")
 
     command = commands.add_parser("lammps")
     command.set_defaults(run=run_lammps)

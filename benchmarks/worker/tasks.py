@@ -8,6 +8,7 @@ import ase
 import numpy as np
 import torch
 from ase import units
+from ase.calculators.calculator import Calculator
 from ase.md.verlet import VelocityVerlet
 
 from .packages import Package
@@ -41,28 +42,32 @@ def training(package: Package, structures: Sequence[ase.Atoms]) -> Run:
 
 
 def md(package: Package, structures: Sequence[ase.Atoms]) -> Run:
-    """A whole step of molecular dynamics with the calculator of the package.
+    """A whole step of molecular dynamics with the calculator of the package."""
+    if len(structures) > 1:
+        raise ValueError(f"dynamics takes one structure, got {len(structures)}")
+    package.module.eval()
+    return dynamics(structures[0], package.calculator())
+
+
+def dynamics(atoms: ase.Atoms, calculator: Calculator) -> Run:
+    """Steps of molecular dynamics.
 
     Atoms have the velocities of 300 K and so large a mass that forces do not change them: weights
     are random, and so structures stay what they are, and the same for every package.
     """
-    if len(structures) > 1:
-        raise ValueError(f"dynamics takes one structure, got {len(structures)}")
-    (atoms,) = structures
-    package.module.eval()
     generator = np.random.default_rng(0)
     speeds = np.sqrt(300 * units.kB / atoms.get_masses())
     velocities = speeds[:, None] * generator.standard_normal((len(atoms), 3))
     atoms.set_masses(np.full(len(atoms), 1e12))
     atoms.set_velocities(velocities)
     atoms.info.update(charge=0, spin=1)  # which TorchMD-Net and Orb ask for
-    atoms.calc = package.calculator()
-    dynamics = VelocityVerlet(atoms, timestep=1.0 * units.fs)
+    atoms.calc = calculator
+    integrator = VelocityVerlet(atoms, timestep=1.0 * units.fs)
     n_steps = 0
 
     def step() -> None:
         nonlocal n_steps
-        dynamics.step()
+        integrator.step()
         n_steps += 1
         if n_steps % 50 == 0:  # back and forth, or atoms would run into each other
             atoms.set_velocities(-atoms.get_velocities())
