@@ -23,6 +23,8 @@ from .tables import markdown
 from .worker.structures import structures_of
 from .worker.tasks import dynamics
 
+#: Runs that do not count: TorchScript optimises its programs in the first two.
+WARM_UP = 3
 #: Steps of a run in LAMMPS.
 LAMMPS_STEPS = 10
 
@@ -92,8 +94,9 @@ def _engines(name: str, structure: str, folder: Path) -> Iterator[Engine]:
 
 
 def timed(run: Callable[[], object], parts: int = 1) -> Callable[[], float]:
-    """Measures a run, after one that does not count, or one part of it."""
-    run()
+    """Measures a run, after some that do not count, or one part of it."""
+    for _ in range(WARM_UP):
+        run()
 
     def seconds() -> float:
         start = time.perf_counter()

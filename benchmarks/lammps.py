@@ -22,6 +22,7 @@ import torch
 
 from graph_pes.deploy import ExportedModel
 from graph_pes.deploy.cache import compiled_file
+from graph_pes_lammps.building import build
 from graph_pes_lammps.doctor import program_path
 
 from .catalogue import OURS, Contender, contenders, request_of, title_of
@@ -71,6 +72,7 @@ class Simulation:
     """One model and one structure in LAMMPS."""
 
     def __init__(self, model: str, structure: str, steps: int, folder: Path):
+        build()
         self.folder, self.steps = folder, steps
         (atoms,) = structures_of(structure)
         elements = ELEMENTS[structure.partition(":")[0]]
