@@ -100,12 +100,16 @@ FixPlumed::FixPlumed(LAMMPS *lmp, int narg, char **arg) : Fix(lmp, narg, arg)
                "PLUMED_KERNEL is not set: it names the file libplumedKernel.so",
                STYLE);
   n_ = static_cast<size_t>(atom->natoms);
-  if (comm->me != 0) return;
+  std::string failure;
   try {
-    kernel_ = std::make_unique<Kernel>(path);
+    if (comm->me == 0) kernel_ = std::make_unique<Kernel>(path);
   } catch (const std::exception &exception) {
-    error->one(FLERR, "{} can't load PLUMED_KERNEL={}: {}", STYLE, path, exception.what());
+    failure = exception.what();
   }
+  // Ended by all, since a process that aborts the others may do so before its message is read.
+  int failed = !failure.empty();
+  MPI_Bcast(&failed, 1, MPI_INT, 0, world);
+  if (failed) error->all(FLERR, "{} can't load PLUMED_KERNEL={}: {}", STYLE, path, failure);
 }
 
 FixPlumed::~FixPlumed() = default;
