@@ -17,6 +17,7 @@ import torch
 
 from graph_pes.files import atomic_write
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel
+from graph_pes.models.lora import merged
 
 from .engine import MIN_COLUMNS, EngineModel, ExportError
 from .exported import METADATA_FILE, Metadata, read_exported
@@ -88,7 +89,7 @@ def export_model(
         raise ExportError(
             f"expected a GraphPESModel or another model of properties, got {type(model).__name__}"
         )
-    model = copy.deepcopy(model).eval().to(device=device, dtype=dtype)
+    model = copy.deepcopy(merged(model)).eval().to(device=device, dtype=dtype)
     check_products(products, dtype_of(model))
     check_locality(model)
     if table_tolerance is None:

@@ -6,6 +6,7 @@ from .eddp import EDDP
 from .freeze import freeze, freeze_all_except, freeze_any_matching, freeze_matching
 from .io import load_model, load_model_component, save_model
 from .lennard_jones import LennardJones, LennardJonesMixture
+from .lora import lora, merged
 from .mace import MACE, ZEmbeddingMACE
 from .morse import Morse
 from .nequip import NequIP, TensorNequIP, ZEmbeddingNequIP, ZEmbeddingTensorNequIP
@@ -85,5 +86,7 @@ __all__ = [
     "freeze_matching",
     "load_model",
     "load_model_component",
+    "lora",
+    "merged",
     "save_model",
 ]

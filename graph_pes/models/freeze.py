@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from torch import nn
@@ -63,12 +63,23 @@ def freeze_all_except(model: Model, pattern: str | Sequence[str]) -> Model:
     return model
 
 
-def _matching_any(model: nn.Module, patterns: str | Sequence[str]) -> set[str]:
-    names = [name for name, _ in model.named_parameters()]
+def names_matching(names: Iterable[str], patterns: str | Sequence[str], what: str) -> set[str]:
+    """Those names that start with a match of any of the patterns, each of which has one.
+
+    Raises
+    ------
+    ValueError
+        If one of the patterns has none; the message says of ``what``.
+    """
+    names = list(names)
     matches: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         new = {name for name in names if re.match(pattern, name)}
         if not new:
-            raise ValueError(f"no parameter matches {pattern!r}; the parameters are {names}")
+            raise ValueError(f"no {what} matches {pattern!r}; the names are {names}")
         matches |= new
     return matches
+
+
+def _matching_any(model: nn.Module, patterns: str | Sequence[str]) -> set[str]:
+    return names_matching([name for name, _ in model.named_parameters()], patterns, "parameter")

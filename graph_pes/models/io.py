@@ -24,6 +24,7 @@ from graph_pes.files import atomic_write
 from .addition import AdditionModel, TensorAdditionModel
 from .base import GraphPropertyModel
 from .description import ModelFileError, build, describe, plain
+from .lora import merged
 
 #: Number of the present file format.
 FORMAT = 1
@@ -47,7 +48,7 @@ def save_model(
     Parameters
     ----------
     model
-        The model; its class must be importable.
+        The model; its class must be importable. Corrections of `lora` are merged into it.
     path
         Usually ``model.pt``.
     metadata
@@ -69,13 +70,14 @@ def save_model(
     >>> round(load_model(path).epsilon.item(), 3)
     0.5
     """
-    state = model.state_dict()
+    whole = merged(model)
+    state = whole.state_dict()
     contents = {
         "graph_pes_model": FORMAT,
-        "model": describe(model),
+        "model": describe(whole),
         "state": plain(dict(state), "state"),
-        "buffers": plain({k: b for k, b in model.named_buffers() if k not in state}, "buffers"),
-        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+        "buffers": plain({k: b for k, b in whole.named_buffers() if k not in state}, "buffers"),
+        "frozen": [name for name, p in whole.named_parameters() if not p.requires_grad],
         "metadata": plain(metadata or {}, "metadata"),
     }
     if model not in _known_to_load:

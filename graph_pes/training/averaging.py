@@ -125,7 +125,7 @@ class VerboseSWACallback(WeightAveraging):
     Parameters
     ----------
     swa_lrs
-        The final learning rate.
+        The final learning rate, times the ``lr_factors`` of the optimizer.
     swa_epoch_start
         How many epochs there are before the first averaged one, or which fraction of
         ``max_epochs``.
@@ -175,7 +175,7 @@ class VerboseSWACallback(WeightAveraging):
         if self.strategy == "cos":
             x = (1 - float(torch.cos(torch.tensor(torch.pi * x)))) / 2
         for group, rate in zip(groups, self._rates, strict=True):
-            group["lr"] = rate + x * (self.swa_lr - rate)
+            group["lr"] = rate + x * (self.swa_lr * group.get("lr_factor", 1.0) - rate)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {**super().state_dict(), "rates": self._rates}

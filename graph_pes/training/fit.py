@@ -100,7 +100,10 @@ def fit(
         check_cutoff(model, dataset, f"the {name} data")
     _check_sizes(data, trainer)
     _check_labels(model, data, loss)
-    model = prepare(model, data.train, options)
+    # Foundation models come in evaluation mode, in which Lightning would leave them.
+    model = prepare(model, data.train, options).train()
+    for term in loss.losses:
+        term.start_from(model)
     sample = to_batch([data.train[0]])
     _pre_fit_losses(loss, data.train, options)
     _check_model(model, sample, loss)

@@ -31,6 +31,7 @@ __all__ = [
     "RMSE",
     "ForceRMSE",
     "Huber",
+    "L2ToStart",
     "Loss",
     "Metric",
     "PerAtomEnergyLoss",
@@ -77,6 +78,9 @@ class Loss(nn.Module, ABC):
 
     def pre_fit(self, training_data: AtomicGraph) -> None:
         """Look at the training data before training; nothing by default."""
+
+    def start_from(self, model: GraphPropertyModel) -> None:
+        """Look at the model before training, also before it goes on; nothing by default."""
 
 
 class _MetricLoss(Loss):
@@ -209,6 +213,68 @@ class ForceRMSE(PropertyLoss):
 
     def __init__(self, weight: float = 1.0):
         super().__init__("forces", RMSE(), weight)
+
+
+class L2ToStart(Loss):
+    r"""Keeps weights near those that training starts from.
+
+    .. math::  \frac{1}{2} \sum_k (w_k - w_k^0)^2
+
+    For fine-tuning with few data: what they do not determine stays as it was. Li, Grandvalet and
+    Davoine, doi:10.48550/arXiv.1802.01483. Frozen parameters, and those that weight decay would
+    spoil (energies of atoms, scales), do not count.
+
+    Parameters
+    ----------
+    weight
+        What it is multiplied by in the total.
+
+    Examples
+    --------
+    >>> from graph_pes.models import PaiNN
+    >>> model, loss = PaiNN(), L2ToStart()
+    >>> loss.start_from(model)
+    >>> _ = model.read_out.first.bias.data.add_(0.5)  # 32 numbers
+    >>> loss(model, None, {}).item()
+    4.0
+    """
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__(weight)
+        # Not part of the state: a run that goes on starts from the same model again.
+        self._start: dict[str, Tensor] = {}
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return "l2_to_start"
+
+    @property
+    def required_properties(self) -> list[PropertyKey]:  # noqa: D102
+        return []
+
+    def start_from(self, model: GraphPropertyModel) -> None:  # noqa: D102
+        exempt = {id(p) for p in model.non_decayable_parameters()}
+        self._start = {
+            name: parameter.detach().clone()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and id(parameter) not in exempt
+        }
+
+    def forward(
+        self,
+        model: GraphPropertyModel,
+        graph: AtomicGraph,
+        predictions: dict[PropertyKey, Tensor],
+    ) -> Tensor:
+        """The value, shape (), which does not depend on the batch."""
+        parameters = dict(model.named_parameters())
+        terms = []
+        for name, start in self._start.items():
+            here = parameters[name]
+            if start.device != here.device:
+                self._start[name] = start = start.to(here.device)
+            terms.append((here - start).square().sum().double())
+        return 0.5 * torch.stack(terms).sum()
 
 
 class LossComponent(NamedTuple):

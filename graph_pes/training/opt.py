@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ def _find(name: str | type, module: Any, base: type, kind: str) -> type:
             f"{module.__name__}, or a class"
         )
     return found
+
+
+def _joined(kind: str, pattern: str | None) -> str:
+    return kind if pattern is None else f"{kind} {pattern}"
 
 
 def _check_arguments(cls: type, arguments: Iterable[str]) -> None:
@@ -57,13 +62,17 @@ class Optimizer:
     ----------
     name
         Name of a class in ``torch.optim``, or a class.
+    lr_factors
+        Learning rates of parts of the model, in multiples of ``lr``, by regular expressions that
+        the names of parameters start with: the first one that matches counts, and what matches
+        none has the rate ``lr``. Schedules, warm-up and averaging keep the ratios.
     **kwargs
-        Its arguments.
+        Arguments of the class.
 
     Raises
     ------
     ValueError
-        If there is no such class.
+        If there is no such class, or a factor is not above zero.
     TypeError
         If it does not take these arguments.
 
@@ -72,11 +81,31 @@ class Optimizer:
     >>> from graph_pes.models import PaiNN
     >>> Optimizer("AdamW", lr=1e-3, weight_decay=0.01)(PaiNN()).param_groups[0]["weight_decay"]
     0.0
+
+    Layers near the input, which hold what is common to all structures, learn slowly:
+
+    >>> slow = {"embedding": 0.01, "interactions.0": 0.1}
+    >>> groups = Optimizer("Adam", lr=1e-3, lr_factors=slow)(PaiNN(layers=2)).param_groups
+    >>> [(group["name"], group["lr"]) for group in groups]
+    [('non-decayable', 0.001), ('embedding', 1e-05), ('interactions.0', 0.0001), ('normal', 0.001)]
     """
 
-    def __init__(self, name: str | type[torch.optim.Optimizer], **kwargs: Any):
+    def __init__(
+        self,
+        name: str | type[torch.optim.Optimizer],
+        lr_factors: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ):
         self.optimizer_class = _find(name, torch.optim, torch.optim.Optimizer, "optimizer")
-        self.kwargs = kwargs
+        self.kwargs, self.lr_factors = kwargs, dict(lr_factors or {})
+        for pattern, factor in self.lr_factors.items():
+            if not factor > 0:
+                raise ValueError(
+                    f"lr_factors: expected a number above 0 for {pattern!r}, got {factor}: what is "
+                    "not to be trained at all can be frozen, by freeze_matching"
+                )
+        if self.lr_factors and self.optimizer_class is torch.optim.LBFGS:
+            raise ValueError("lr_factors: LBFGS has a single learning rate")
         _check_arguments(self.optimizer_class, kwargs)
         self.optimizer_class([nn.Parameter(torch.zeros(1, 1))], **kwargs)
 
@@ -86,23 +115,45 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If the model has nothing to train.
+            If the model has nothing to train, or no parameter matches one of ``lr_factors``.
         """
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(f"{type(model).__name__} has no parameters to train")
         if self.optimizer_class is torch.optim.LBFGS:  # takes a single group, has no decay
             return self.optimizer_class(model.parameters(), **self.kwargs)
+        optimizer = self.optimizer_class(self._groups(model), **self.kwargs)
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group["lr_factor"]
+        return optimizer
+
+    def _groups(self, model: GraphPropertyModel) -> list[dict[str, Any]]:
+        """Parameters of the same decay and rate; those without decay come first."""
         exempt = {id(p) for p in model.non_decayable_parameters()}
-        groups: list[dict[str, Any]] = [
+        members: dict[tuple[bool, str | None], list[nn.Parameter]] = {
+            (decays, pattern): []
+            for decays in (False, True)
+            for pattern in [*self.lr_factors, None]
+        }
+        names = []
+        for name, parameter in model.named_parameters():
+            pattern = next((p for p in self.lr_factors if re.match(p, name)), None)
+            members[id(parameter) not in exempt, pattern].append(parameter)
+            names.append(name)
+        for pattern in self.lr_factors:
+            if not (members[False, pattern] or members[True, pattern]):
+                raise ValueError(
+                    f"lr_factors: no parameter is left for {pattern!r}; the parameters are {names}"
+                )
+        return [
             {
-                "name": "non-decayable",
-                "params": [p for p in model.parameters() if id(p) in exempt],
-                "weight_decay": 0.0,
-            },
-            {"name": "normal", "params": [p for p in model.parameters() if id(p) not in exempt]},
+                "name": (pattern or "normal") if decays else _joined("non-decayable", pattern),
+                "params": parameters,
+                "lr_factor": self.lr_factors.get(pattern, 1.0) if pattern else 1.0,
+                **({} if decays else {"weight_decay": 0.0}),
+            }
+            for (decays, pattern), parameters in members.items()
+            if parameters
         ]
-        groups = [group for group in groups if group["params"]]
-        return self.optimizer_class(groups, **self.kwargs)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value}" for key, value in self.kwargs.items())

@@ -74,6 +74,11 @@ WAYS: dict[str, list[str]] = {
     "plateau": ["fitting/scheduler={name: ReduceLROnPlateau, patience: 0, factor: 0.5, threshold: 100, threshold_mode: abs}"],
     "early stopping": ["fitting/early_stopping={patience: 3, min_delta: 100}"],
     "rotations": ["data/train/transform=random_rotation", "fitting/loader_kwargs/num_workers=1"],
+    "fine-tuning": [
+        "model={+lora: {model: {+PaiNN: {channels: 4, layers: 1, cutoff: 3.0}}, rank: 2}}",
+        "fitting/optimizer={name: Adam, lr: 1e-2, lr_factors: {.*interactions: 0.1}}",
+        "loss=[+ForceRMSE(), {+L2ToStart: {weight: 0.1}}]",
+    ],
     "everything": [
         "fitting/ema/decay=0.8",
         "fitting/lr_warmup_steps=3",

@@ -47,7 +47,7 @@ def test_freeze_matching() -> None:
 
 
 def test_patterns_match_from_the_start_of_a_name() -> None:
-    with pytest.raises(ValueError, match="no parameter matches 'painn'; the parameters are"):
+    with pytest.raises(ValueError, match="no parameter matches 'painn'; the names are"):
         freeze_matching(model(), "painn")
     assert trained(freeze_matching(model(), ".*painn")) == names_with("models.offset")
 

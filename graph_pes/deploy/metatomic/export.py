@@ -24,6 +24,7 @@ from graph_pes.deploy.reach import layers_of
 from graph_pes.deploy.trace import dtype_of, known_elements
 from graph_pes.files import atomic_write
 from graph_pes.models.base import GraphPropertyModel
+from graph_pes.models.lora import merged
 from graph_pes.periodic_table import ATOMIC_NUMBERS
 
 from .program import BatchModel, Scripted, example_batch, scripted
@@ -152,7 +153,7 @@ def atomistic_model(
         from .interface import Interface
     except ImportError as error:
         raise ImportError(MISSING) from error
-    model = copy.deepcopy(model).eval().cpu().to(dtype=dtype).requires_grad_(False)
+    model = copy.deepcopy(merged(model)).eval().cpu().to(dtype=dtype).requires_grad_(False)
     dtype = dtype or dtype_of(model)
     function = BatchModel(model)
     program = scripted(function, example_batch(model, dtype))
