@@ -84,11 +84,12 @@ class EngineModel(nn.Module):
     Raises
     ------
     ExportError
-        If the model predicts energies, and more of whole structures.
+        If the model predicts energies, and more of whole structures, or says that it needs them.
     """
 
     def __init__(self, model: GraphPropertyModel):
         super().__init__()
+        check_parts_suffice(model)
         self.model = model
         self.cutoff = model.cutoff_value
         self.has_energies = "local_energies" in model.implemented_properties
@@ -133,6 +134,23 @@ class EngineModel(nn.Module):
             elif name in self.of_structures:
                 results[name] = value[0]
         return results
+
+
+def check_parts_suffice(model: GraphPropertyModel) -> None:
+    """Make sure that no part of a model says that it needs whole structures.
+
+    Raises
+    ------
+    ExportError
+        Naming the part, and why.
+    """
+    for module in model.modules():
+        reason = getattr(module, "needs_whole_structure", None)
+        if reason is not None:
+            raise ExportError(
+                f"{type(module).__name__} needs the whole structure: {reason}. It can't be "
+                "compiled, exported or run in LAMMPS, where a process may only know a part"
+            )
 
 
 def _split(graph: AtomicGraph, mask: Tensor) -> AtomicGraph:

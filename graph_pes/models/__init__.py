@@ -2,6 +2,9 @@
 
 from .addition import AdditionModel, TensorAdditionModel
 from .base import GraphPESModel, GraphPropertyModel, GraphTensorModel
+from .charges import FixedCharges, LearnedCharges
+from .coulomb import Coulomb, Ewald
+from .dispersion import D3Dispersion
 from .eddp import EDDP
 from .freeze import freeze, freeze_all_except, freeze_any_matching, freeze_matching
 from .io import load_model, load_model_component, save_model
@@ -28,7 +31,10 @@ from .unit_converter import UnitConverter
 from .zbl import ZBLCoreRepulsion
 
 ALL_PES_MODELS: list[type[GraphPESModel]] = [
+    Coulomb,
+    D3Dispersion,
     EDDP,
+    Ewald,
     FixedOffset,
     LearnableOffset,
     LennardJones,
@@ -50,8 +56,12 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
 __all__ = [
     "ALL_PES_MODELS",
     "AdditionModel",
+    "Coulomb",
+    "D3Dispersion",
     "EDDP",
     "EnergyOffset",
+    "Ewald",
+    "FixedCharges",
     "FixedOffset",
     "FixedTensorOffset",
     "GraphPESModel",
@@ -59,6 +69,7 @@ __all__ = [
     "GraphTensorModel",
     "LearnableOffset",
     "LearnableTensorOffset",
+    "LearnedCharges",
     "LennardJones",
     "LennardJonesMixture",
     "MACE",

@@ -17,7 +17,7 @@ from .derivatives import energy_of
 _DERIVATIVES = {"forces", "stress", "virial"}
 
 
-def _component_predictions(
+def predictions_of_component(
     model: GraphPropertyModel, graph: AtomicGraph
 ) -> dict[PropertyKey, Tensor]:
     """Predictions of one component from the edges, and in the precision, that are its own."""
@@ -105,7 +105,7 @@ class AdditionModel(GraphPESModel):
         """Sums of what the components predict; energies in double precision."""
         total: dict[PropertyKey, Tensor] = {}
         for model in self.models.values():
-            predictions = _component_predictions(cast(GraphPESModel, model), graph)
+            predictions = predictions_of_component(cast(GraphPESModel, model), graph)
             if "energy" in self.implemented_properties:
                 predictions = {**predictions, "energy": energy_of(predictions, graph)}
             for key, value in predictions.items():
@@ -157,7 +157,7 @@ class TensorAdditionModel(GraphTensorModel):
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """The sum of the tensors of the components, shape (N, ...)."""
         predictions = [
-            _component_predictions(cast(GraphTensorModel, m), graph) for m in self.models.values()
+            predictions_of_component(cast(GraphTensorModel, m), graph) for m in self.models.values()
         ]
         return {
             key: torch.stack([of_part[key].double() for of_part in predictions]).sum(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
     """
 
     three_body_cutoff: Tensor
+    #: Why a part of a structure is not enough to predict any of it, where it is not.
+    needs_whole_structure: ClassVar[str | None] = None
 
     def __init__(
         self,

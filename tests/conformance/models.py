@@ -10,6 +10,9 @@ import torch
 
 from graph_pes.models.addition import AdditionModel
 from graph_pes.models.base import GraphPESModel
+from graph_pes.models.charges import LearnedCharges
+from graph_pes.models.coulomb import Coulomb, Ewald
+from graph_pes.models.dispersion import D3Dispersion
 from graph_pes.models.eddp import EDDP
 from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
 from graph_pes.models.mace import MACE, ZEmbeddingMACE
@@ -24,6 +27,7 @@ from graph_pes.models.stillinger_weber import StillingerWeber
 from graph_pes.models.tensornet import TensorNet
 from graph_pes.models.unit_converter import UnitConverter
 from graph_pes.models.zbl import ZBLCoreRepulsion
+from graph_pes.testing.structures import standard_structures
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,20 @@ def in_other_units() -> GraphPESModel:
     return UnitConverter(model, energy_to_eV=0.01036427, length_to_A=10.0)
 
 
+def learned_charges() -> LearnedCharges:
+    return LearnedCharges(painn(), initial={"H": 0.3, "C": 0.1, "O": -0.5})
+
+
+CHARGES = {"H": 0.3, "C": 0.1, "O": -0.5}
+
 TRUNCATED = {"smooth": False}
+#: Sums over reciprocal lattice vectors, of structures that are periodic in all directions or none.
+RECIPROCAL = {
+    "edge_route": False,
+    "structures": [
+        atoms for atoms in standard_structures() if atoms.pbc.all() or not atoms.pbc.any()
+    ],
+}
 LEARNS_ROTATION = {"invariant": False}
 
 MODELS = [
@@ -199,6 +216,17 @@ MODELS = [
         options={**LEARNS_ROTATION, **TRUNCATED},
         one_way=False,
     ),
+    Row("D3Dispersion", lambda: D3Dispersion(cutoff=5.0), options=TRUNCATED),
+    Row("D3Dispersion-zero", lambda: D3Dispersion("b3lyp", "zero", 5.0), options=TRUNCATED),
+    Row("Coulomb", lambda: Coulomb(CHARGES, cutoff=5.0)),
+    Row(
+        "Coulomb-learned",
+        lambda: Coulomb(learned_charges(), cutoff=5.0, damping=0.3),
+        options={"edge_route": False},
+        one_way=False,
+    ),
+    Row("Ewald", lambda: Ewald(CHARGES, cutoff=4.0), options=RECIPROCAL, one_way=False),
+    Row("Ewald-learned", lambda: Ewald(learned_charges(), 4.0), options=RECIPROCAL, one_way=False),
     Row("FixedOffset", lambda: FixedOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("LearnableOffset", lambda: LearnableOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("AdditionModel", with_offsets),

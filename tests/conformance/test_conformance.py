@@ -54,7 +54,8 @@ def test_directed_edges(row: Row) -> None:
     local energy of an atom depends on the edges that start at it, and at its neighbours (and in
     models that say so on those that end at it).
     """
-    subject = ModelUnderTest(row.factory, elements=row.elements)
+    structures = row.options.get("structures", ())
+    subject = ModelUnderTest(row.factory, structures, elements=row.elements)
     model = subject.model()
     for _, atoms in subject.named_structures():
         graph = graph_for(model, atoms)

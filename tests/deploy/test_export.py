@@ -55,8 +55,9 @@ def agree(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], rto
         )
 
 
-#: Direct forces without a mean or torque, and direct stress, belong to whole structures.
-WHOLE_STRUCTURES = {"Orb", "Orb-direct-stress"}
+#: Direct forces without a mean or torque, direct stress, sums over reciprocal lattice vectors and
+#: charges that add up to a given one belong to whole structures.
+WHOLE_STRUCTURES = {"Orb", "Orb-direct-stress", "Ewald", "Ewald-learned", "Coulomb-learned"}
 
 
 @pytest.mark.parametrize(

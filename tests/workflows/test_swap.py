@@ -31,9 +31,13 @@ general: {root_dir: RESULTS, run_id: run, progress: logged}
 
 IRREPS = "{channels: 4, l_max: 1, use_odd_parity: true}"
 
+CHARGES = "{+LearnedCharges: {network: {+SchNet: {cutoff: 3.0, channels: 4, layers: 1}}}}"
+
 #: The line that is changed. A new model needs a row.
 MODELS = {
+    "Coulomb": "{+Coulomb: {cutoff: 3.0, charges: " + CHARGES + "}}",
     "EDDP": "{+EDDP: {elements: [H, C, O], cutoff: 3.0, features: 3, three_body_cutoff: 2.0}}",
+    "Ewald": "{+Ewald: {cutoff: 3.0, charges: " + CHARGES + "}}",
     "LearnableOffset": "+LearnableOffset()",
     "LennardJones": "{+LennardJones: {cutoff: 3.0}}",
     "LennardJonesMixture": "{+LennardJonesMixture: {cutoff: 3.0}}",
@@ -53,7 +57,7 @@ MODELS = {
 }
 
 #: Nothing in it is trained.
-FIXED = {"FixedOffset"}
+FIXED = {"D3Dispersion", "FixedOffset"}
 
 
 def test_every_model_has_a_row() -> None:
