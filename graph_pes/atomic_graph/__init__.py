@@ -42,12 +42,15 @@ from .ops import (
     sum_per_structure,
     with_edge_vectors,
 )
+from .others import HEAD, LOSS_WEIGHT, head_number
 from .properties import ALL_PROPERTY_KEYS, PROPERTIES, Property, PropertyKey
 from .triplets import neighbour_pairs, triplet_edges, with_triplets
 
 __all__ = [
     "ALL_PROPERTY_KEYS",
     "DEFAULT_CUTOFF",
+    "HEAD",
+    "LOSS_WEIGHT",
     "PROPERTIES",
     "AtomicGraph",
     "CustomPropertyBatcher",
@@ -63,6 +66,7 @@ __all__ = [
     "get_cell_volume",
     "get_vectors",
     "has_cell",
+    "head_number",
     "index_over_neighbours",
     "is_batch",
     "is_local_property",

@@ -14,6 +14,7 @@ from graph_pes.tensors import voigt_6_to_full_3x3
 
 from .graph import DERIVED_KEYS, DIRECTED, AtomicGraph
 from .lists import neighbour_list
+from .others import HEAD, head_number
 from .properties import DEFAULT_LABELS, PROPERTIES, PropertyKey, expected_shape, label_dtype
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _other(key: str, value: Any, dtype: torch.dtype) -> Tensor:
+    if key == HEAD and isinstance(value, str):
+        return torch.tensor(head_number(value))
     array = np.array(value)
     if array.dtype.kind not in "biuf":
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from .graph import DERIVED_KEYS, DIRECTED, AtomicGraph
 from .neighbours import as_directed
 from .ops import is_batch, is_local_property, number_of_atoms
+from .others import DEFAULT_OTHERS
 from .properties import PROPERTIES, PropertyKey
 from .triplets import with_triplets
 
@@ -142,6 +143,10 @@ def _batch_label(key: PropertyKey, graphs: Sequence[AtomicGraph]) -> Tensor:
 
 def _batch_other(key: str, graphs: Sequence[AtomicGraph], batch: AtomicGraph) -> Tensor:
     missing = [n for n, g in enumerate(graphs) if key not in g.other]
+    if missing and key in DEFAULT_OTHERS:
+        default = torch.tensor(DEFAULT_OTHERS[key])
+        values = [g.other.get(key, default) for g in graphs]
+        return torch.stack([value.reshape(()).to(batch.R) for value in values])
     if missing:
         raise ValueError(
             f"to_batch: {key!r} is missing from structure {missing[0]} of the batch, "

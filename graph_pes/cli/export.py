@@ -11,7 +11,8 @@ import torch
 from graph_pes.deploy import export_model
 from graph_pes.deploy.matrix_products import Products
 from graph_pes.deploy.metatomic import Description, export_metatomic
-from graph_pes.models import load_model
+from graph_pes.models import load_model, select_head
+from graph_pes.models.base import GraphPropertyModel
 from graph_pes.training.messages import logger
 
 from .settings import run_command
@@ -25,6 +26,7 @@ def export(
     mode: Literal["compiled", "portable"] = "compiled",
     table_tolerance: float | None = None,
     products: Products = "full",
+    head: str | None = None,
 ) -> None:
     """Export the model as a program for LAMMPS and Python.
 
@@ -33,7 +35,7 @@ def export(
     ExportError
         If the model can't be exported: see `graph_pes.deploy.export_model`.
     """
-    loaded = load_model(model)
+    loaded = _loaded(model, head)
     precision = None if dtype is None else getattr(torch, dtype)
     metadata = export_model(
         loaded,
@@ -53,6 +55,7 @@ def export_archive(
     out: Path,
     dtype: str | None = None,
     device: str | None = None,
+    head: str | None = None,
     **description: Any,
 ) -> None:
     """Export the model as an archive of metatomic.
@@ -63,7 +66,7 @@ def export_archive(
         If the model can't be exported: see `graph_pes.deploy.metatomic.export_metatomic`.
     """
     export_metatomic(
-        load_model(model),
+        _loaded(model, head),
         out,
         dtype=None if dtype is None else getattr(torch, dtype),
         devices=("cuda", "cpu") if device is None else (device,),
@@ -72,10 +75,16 @@ def export_archive(
     logger.info("%s: an archive for metatomic", out)
 
 
+def _loaded(path: Path, head: str | None) -> GraphPropertyModel:
+    """The model of a file; of one head of it, if there are several."""
+    model = load_model(path)
+    return model if head is None else select_head(model, head)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run ``graph-pes-export``."""
     arguments = vars(_parser().parse_args(argv))
-    common = {key: arguments[key] for key in ("model", "out", "dtype")}
+    common = {key: arguments[key] for key in ("model", "out", "dtype", "head")}
     if arguments["format"] == "metatomic":
         references = {"model": arguments["reference"]} if arguments["reference"] else {}
         texts = {key: arguments[key] for key in ("name", "description")}
@@ -107,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         help="pt2 for LAMMPS and Python; portable, the same as --mode portable; or an archive, "
         "model.pt, for the engines of metatomic",
     )
+    parser.add_argument("--head", help="of a model with several heads, the one to export")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="default: the model's")
     parser.add_argument("--device", help="cpu (default) or cuda; archives run on both by default")
     parser.add_argument(

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graph_pes.atomic_graph import PropertyKey
+import torch
+from torch import Tensor
+
+from graph_pes.atomic_graph import HEAD, LOSS_WEIGHT, PropertyKey, head_number
 
 from .ase_database import DATABASE_SUFFIXES, ASEDatabase, existing_file, unreadable
 from .datasets import ASEToGraphDataset
 from .selection import Selection, check_count, shuffled_indices
-from .transforms import Transform
+from .transforms import Transform, WithOthers, parse_transform
 
 if TYPE_CHECKING:
     import ase
@@ -28,6 +31,8 @@ def file_dataset(
     property_map: Mapping[str, PropertyKey] | None = None,
     others_to_include: Sequence[str] | None = None,
     transform: Transform | str | None = None,
+    loss_weight: float | None = None,
+    head: str | None = None,
 ) -> ASEToGraphDataset:
     """The structures of a file as a data set.
 
@@ -56,15 +61,20 @@ def file_dataset(
         total_spin.
     transform
         ``"random_rotation"``, or any function from graph to graph.
+    loss_weight
+        What errors of these structures are multiplied by in the loss, 1 by default. To give each
+        structure its own, name an entry ``loss_weight`` of the file in ``others_to_include``.
+    head
+        Name of the head of a `MultiHead` model that these structures belong to; likewise.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file can't be read, is empty or holds fewer than ``n`` structures. Later, when
-        graphs are made, if a structure is not as it should be; it is named by the file and
-        its index there, counting from 0.
+        If the weight is negative, or if the file can't be read, is empty or holds fewer than
+        ``n`` structures. Later, when graphs are made, if a structure is not as it should be; it
+        is named by the file and its index there, counting from 0.
 
     Examples
     --------
@@ -78,6 +88,8 @@ def file_dataset(
     AtomicGraph(atoms=5, edges=20, has_cell=False, cutoff=3.0)
     """
     path = existing_file(path)
+    if loss_weight is not None and not loss_weight >= 0:
+        raise ValueError(f"loss_weight: expected a number that is not negative, got {loss_weight}")
     if n is not None:
         check_count("n", n)
     structures = _read(path, at_most=None if shuffle else n)
@@ -90,8 +102,18 @@ def file_dataset(
         pre_transform=pre_transform,
         property_mapping=property_map,
         others_to_include=others_to_include,
-        transform=transform,
+        transform=_with_others(parse_transform(transform), loss_weight, head),
     )
+
+
+def _with_others(transform: Transform, loss_weight: float | None, head: str | None) -> Transform:
+    """The transform, and what is the same for all structures."""
+    others: dict[str, Tensor] = {}
+    if loss_weight is not None:
+        others[LOSS_WEIGHT] = torch.tensor(float(loss_weight))
+    if head is not None:
+        others[HEAD] = torch.tensor(head_number(head))
+    return WithOthers(transform, others) if others else transform
 
 
 def _read(path: Path, at_most: int | None) -> Sequence[ase.Atoms]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import torch
@@ -16,6 +17,27 @@ from graph_pes.spelling import nearest
 #: What a transform is. It may draw random numbers from torch's generator, which the loader
 #: seeds anew for each item and epoch.
 Transform: TypeAlias = Callable[[AtomicGraph], AtomicGraph]
+
+
+@dataclass(frozen=True)
+class WithOthers:
+    """A transform that adds entries to ``graph.other`` after another one.
+
+    Attributes
+    ----------
+    transform
+        What is done before.
+    others
+        The entries, which replace those of the same name.
+    """
+
+    transform: Transform
+    others: Mapping[str, Tensor]
+
+    def __call__(self, graph: AtomicGraph) -> AtomicGraph:
+        """The graph with the entries."""
+        graph = self.transform(graph)
+        return graph._replace(other={**graph.other, **self.others})
 
 
 def identity(graph: AtomicGraph) -> AtomicGraph:

@@ -12,6 +12,7 @@ from .lennard_jones import LennardJones, LennardJonesMixture
 from .lora import lora, merged
 from .mace import MACE, ZEmbeddingMACE
 from .morse import Morse
+from .multi_head import MultiHead, select_head
 from .nequip import NequIP, TensorNequIP, ZEmbeddingNequIP, ZEmbeddingTensorNequIP
 from .offsets import (
     EnergyOffset,
@@ -74,6 +75,7 @@ __all__ = [
     "LennardJonesMixture",
     "MACE",
     "Morse",
+    "MultiHead",
     "NequIP",
     "Orb",
     "PaiNN",
@@ -100,4 +102,5 @@ __all__ = [
     "lora",
     "merged",
     "save_model",
+    "select_head",
 ]

@@ -20,6 +20,7 @@ from graph_pes.atomic_graph import (
     with_edge_vectors,
 )
 from graph_pes.nn.float64 import Float64Tensors
+from graph_pes.nn.heads import Heads
 from graph_pes.nn.per_element import AtomicOneHot, KnownElements
 from graph_pes.periodic_table import check_atomic_numbers, symbols_of
 
@@ -117,6 +118,8 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
         for module in _every_module(self):
             if isinstance(module, AtomicOneHot):
                 module.check(graph.Z)
+            elif isinstance(module, Heads):
+                module.check(graph)
         graph = graph if is_batch(graph) else to_batch([graph._replace(properties={})])
         return trim_edges(graph, self.cutoff_value)
 

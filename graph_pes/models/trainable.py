@@ -88,14 +88,14 @@ def _to_be_pre_fitted(
     module: nn.Module, graph: AtomicGraph
 ) -> Iterator[tuple[nn.Module, AtomicGraph]]:
     """A module and those inside of it, but no pre-fitted models, with the graphs they see."""
-    inside = graph
     if isinstance(module, Trainable):
         if module._has_been_pre_fit:
             return
         # As in predictions, a part of a sum sees the neighbours up to its own cutoff.
         if 0 < float(module.cutoff) < graph.cutoff:
             graph = trim_edges(graph, float(module.cutoff))
-        inside = module.as_seen_by_components(graph)
     yield module, graph
+    # By now the module has been fitted, and may subtract what it contributes itself.
+    inside = module.as_seen_by_components(graph) if isinstance(module, Trainable) else graph
     for child in module.children():
         yield from _to_be_pre_fitted(child, inside)

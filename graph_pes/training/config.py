@@ -17,7 +17,7 @@ import dacite.types
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from graph_pes.data import DatasetCollection, GraphDataset, file_dataset
+from graph_pes.data import ConcatDataset, DatasetCollection, GraphDataset, file_dataset
 from graph_pes.models import AdditionModel, TensorAdditionModel
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel, GraphTensorModel
 from graph_pes.spelling import nearest
@@ -398,7 +398,7 @@ def parse_dataset(value: Any, cutoff: float, where: str) -> GraphDataset:
 
 
 def parse_data(data: DatasetCollection | Mapping[str, Any], cutoff: float) -> DatasetCollection:
-    """Training, validation and, if given, test sets.
+    """Training, validation and, if given, test sets; several by name are taken together.
 
     Raises
     ------
@@ -413,16 +413,22 @@ def parse_data(data: DatasetCollection | Mapping[str, Any], cutoff: float) -> Da
             raise ConfigError(f"data: the key {key!r} is missing")
     test = data.get("test")
     return DatasetCollection(
-        train=parse_dataset(data["train"], cutoff, "data/train"),
-        valid=parse_dataset(data["valid"], cutoff, "data/valid"),
+        train=parse_datasets(data["train"], cutoff, "data/train"),
+        valid=parse_datasets(data["valid"], cutoff, "data/valid"),
         test=None if test is None else parse_test_sets(test, cutoff, "data/test"),
     )
+
+
+def parse_datasets(value: Any, cutoff: float, where: str) -> GraphDataset:
+    """One data set, or several under names as one."""
+    sets = parse_test_sets(value, cutoff, where)
+    return ConcatDataset(**sets) if isinstance(sets, dict) else sets
 
 
 def parse_test_sets(
     value: Any, cutoff: float, where: str
 ) -> GraphDataset | dict[str, GraphDataset]:
-    """One test set, or several under names."""
+    """One data set, or several under names."""
     if isinstance(value, Mapping) and not (
         set(value) & set(inspect.signature(file_dataset).parameters)
     ):

@@ -88,9 +88,12 @@ class MetricSet:
     ----------
     losses
         What is measured, each with a `Metric`.
+    weighted
+        Whether the weights of structures count, as in training.
     """
 
-    def __init__(self, losses: Sequence[MetricLoss]):
+    def __init__(self, losses: Sequence[MetricLoss], weighted: bool = False):
+        self.weighted = weighted
         self.losses = {loss.name: loss for loss in losses}
         self._accumulators = {
             loss.name: Accumulator(loss.metric)
@@ -108,7 +111,8 @@ class MetricSet:
         for name, loss in self.losses.items():
             needed = loss.required_properties
             if all(key in graph.properties and key in predictions for key in needed):
-                self._accumulators[name].update(*loss.pair(graph, predictions))
+                weights = loss.weights(graph) if self.weighted else None
+                self._accumulators[name].update(*loss.pair(graph, predictions), weights)
 
     def compute(self, reduce: Reduction | None = None) -> dict[str, float]:
         """The metrics over everything added; those without labels are left out.

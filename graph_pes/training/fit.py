@@ -104,9 +104,9 @@ def fit(
     model = prepare(model, data.train, options).train()
     for term in loss.losses:
         term.start_from(model)
-    sample = to_batch([data.train[0]])
     _pre_fit_losses(loss, data.train, options)
-    _check_model(model, sample, loss)
+    for dataset in (data.train, data.valid):
+        _check_model(model, to_batch([dataset[0]]), loss)
     _log_size(model, trainer)
     task = TrainingTask(model, loss, optimizer, scheduler, options.seed, options.compile)
     train_loader = _loader(model, data.train, options, trainer, shuffle=True)

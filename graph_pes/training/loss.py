@@ -9,7 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, PropertyKey, divide_per_atom
+from graph_pes.atomic_graph import (
+    LOSS_WEIGHT,
+    PROPERTIES,
+    AtomicGraph,
+    PropertyKey,
+    divide_per_atom,
+)
 from graph_pes.models.base import GraphPropertyModel
 from graph_pes.spelling import nearest
 
@@ -96,6 +102,16 @@ class _MetricLoss(Loss):
     ) -> tuple[Tensor, Tensor]:
         """What is compared: predictions and labels, NaN where there is none."""
 
+    def weights(self, graph: AtomicGraph) -> Tensor | None:
+        """The weight of the structure of each row of the pair, if structures have any."""
+        if LOSS_WEIGHT not in graph.other:
+            return None
+        of_structures = graph.other[LOSS_WEIGHT].reshape(-1)
+        if not self.is_per_atom:
+            return of_structures
+        assert graph.batch is not None
+        return of_structures.index_select(0, graph.batch)
+
     def forward(
         self,
         model: GraphPropertyModel,
@@ -104,8 +120,14 @@ class _MetricLoss(Loss):
     ) -> Tensor:
         """The metric, shape (), over the labels that are present; 0 if there are none."""
         prediction, target = self.pair(graph, predictions)
+        weights = self.weights(graph)
         if isinstance(self.metric, Metric):
-            return self.metric(prediction, target)
+            return self.metric(prediction, target, weights)
+        if weights is not None:
+            raise ValueError(
+                f"structures have a loss_weight, which {self.name} can't take into account: use "
+                "one of the metrics of graph_pes.training.loss"
+            )
         present = ~torch.isnan(target)
         if not present.any():
             return 0.0 * prediction.sum()

@@ -2,7 +2,8 @@ r"""Error metrics, as a mean over values of some function of the error.
 
 Every metric is :math:`g\big(\frac{1}{n} \sum_k f(\hat{y}_k - y_k)\big)`. Keeping the sum and the
 count apart makes it exact over a whole data set, whatever the batches, and over several
-processes; labels that are missing (NaN) are left out of both.
+processes; labels that are missing (NaN) are left out of both. Where structures have weights w, the
+sum is that of w f, but the count stays.
 
 ============= ===================== ==============
 metric        f(e)                  g(m)
@@ -47,9 +48,12 @@ class Metric(nn.Module, ABC):
     def finish(self, mean: Tensor) -> Tensor:
         """The function g of the mean, shape ()."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The metric of one batch, shape (): over all processes, where there are several."""
-        total, count = masked_sum(self, input, target)
+    def forward(self, input: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The metric of one batch, shape (): over all processes, where there are several.
+
+        Each f of a row (N, ...) is multiplied by its weight (N,), if there are any.
+        """
+        total, count = masked_sum(self, input, target, weights)
         total, count = summed_over_processes(total, count)
         return self.finish(total / count.clamp(min=1))
 
@@ -173,8 +177,13 @@ def metric_name(metric: AnyMetric) -> str:
     return str(name).lower().removesuffix("loss").rstrip("_")
 
 
-def masked_sum(metric: Metric, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def masked_sum(
+    metric: Metric, input: Tensor, target: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Sum of f(error) over the labels that are present, and their number: shapes ().
+
+    Weights of rows multiply f, but do not count: a set of data with the weight 0.1 contributes a
+    tenth of what it would, however a batch is mixed.
 
     Raises
     ------
@@ -188,7 +197,10 @@ def masked_sum(metric: Metric, input: Tensor, target: Tensor) -> tuple[Tensor, T
     present = ~torch.isnan(target)
     # Replacing the label, rather than masking the error, keeps NaN out of the gradient too.
     error = input - torch.where(present, target, input.detach().to(target.dtype))
-    return metric.pointwise(error).sum(), present.sum()
+    values = metric.pointwise(error)
+    if weights is not None:
+        values = values * weights.to(values).view(-1, *[1] * (values.dim() - 1))
+    return values.sum(), present.sum()
 
 
 def summed_over_processes(total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,9 +253,9 @@ class Accumulator:
         self.total: Tensor | float = 0.0
         self.count: Tensor | float = 0.0
 
-    def update(self, input: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        total, count = masked_sum(self.metric, input.detach(), target)
+    def update(self, input: Tensor, target: Tensor, weights: Tensor | None = None) -> None:
+        """Add a batch; see `Metric.forward`."""
+        total, count = masked_sum(self.metric, input.detach(), target, weights)
         self.total, self.count = self.total + total.double(), self.count + count
 
     def compute(self, reduce: Reduction | None = None) -> Tensor | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
-from graph_pes.models import AdditionModel, LearnableOffset
+from graph_pes.models import AdditionModel, LearnableOffset, MultiHead
 from graph_pes.models.base import GraphPESModel
 from graph_pes.nn.regression import fit_per_element
 from graph_pes.periodic_table import SYMBOLS
@@ -36,7 +36,7 @@ def with_auto_offset(
     -------
     GraphPESModel
         A sum of the components of the model and ``auto_offset``; or the model itself, where
-        no offset exceeds 1e-4 eV.
+        no offset exceeds 1e-4 eV, or where heads have offsets of their own, which are fitted.
 
     Raises
     ------
@@ -52,6 +52,10 @@ def with_auto_offset(
     predicted = torch.cat([model.predict_energy(b.to(model.device)).cpu() for b in batches])
     model.train(was_training)
     batch = to_batch(labelled)
+    if heads := [module for module in model.modules() if isinstance(module, MultiHead)]:
+        heads[0].fit_offsets(batch.properties["energy"] - predicted, batch)
+        logger.info("Offsets fitted between each head and its data: %s", heads[0].offsets)
+        return model
     means = fit_per_element(batch.properties["energy"] - predicted, batch).means
     if all(abs(float(mean)) < 1e-4 for mean in means.values()):
         logger.info("The reference energies of the model are those of the data: no offset added.")

@@ -72,7 +72,8 @@ class TrainingTask(pl.LightningModule):
         self._metrics = MetricSet(standard_metrics(sorted(model.predictable_properties)))
         kinds = (PropertyLoss, PerAtomEnergyLoss)
         known = [x for x in loss.losses if isinstance(x, kinds)]
-        self._exact_losses = MetricSet([x for x in known if isinstance(x.metric, Metric)])
+        exact = [x for x in known if isinstance(x.metric, Metric)]
+        self._exact_losses = MetricSet(exact, weighted=True)
         self._other_losses: dict[str, list[Tensor]] = {}
 
     # --- steps ---
