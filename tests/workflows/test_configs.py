@@ -12,7 +12,8 @@ import pytest
 import graph_pes.cli.train
 from graph_pes.cli.train import train_from_config
 from graph_pes.data import file_dataset
-from graph_pes.models import load_model
+from graph_pes.interfaces.foreign import with_energies_of_atoms
+from graph_pes.models import AdditionModel, PaiNN, load_model
 from graph_pes.training.config import (
     EarlyStoppingConfig,
     FittingConfig,
@@ -29,7 +30,10 @@ CONFIGS = sorted(
     str(path.relative_to(REPOSITORY))
     for folder in ("configs", "examples")
     for path in (REPOSITORY / folder).rglob("*.yaml")
+    if path.parent.name != "fine-tuning"
 )
+#: Those that start from a foundation model, each with what it adds to the first one.
+FINE_TUNING = REPOSITORY / "configs" / "fine-tuning"
 
 
 def small(config: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -68,6 +72,32 @@ def test_a_step(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(graph_pes.cli.train, "report", lambda *_: [])
     folder = train_from_config(small(read_config([name]), tmp_path))
+    assert folder is not None
+    assert load_model(folder / "model.pt").elements_seen == ["H", "C", "O"]
+
+
+def foundation() -> AdditionModel:
+    """A small model in the place of that of the configurations."""
+    network = PaiNN(channels=4, layers=1, cutoff=3.0)
+    return with_energies_of_atoms(network, {"H": -13.0, "C": -1030.0, "O": -2043.0})
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FINE_TUNING.glob("*.yaml")))
+def test_a_step_of_fine_tuning(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On data of the repository in the place of others, which are no part of it."""
+    monkeypatch.setattr(graph_pes.cli.train, "report", lambda *_: [])
+    files = {"full.yaml": ["full.yaml"]}.get(name, ["full.yaml", name])
+    config = read_config([str(FINE_TUNING / file) for file in files])
+    config["foundation"] = "+tests.workflows.test_configs.foundation()"
+
+    def ours(value: Any) -> Any:
+        if "path" not in value:
+            return {key: ours(inner) for key, inner in value.items()}
+        assert value["path"].startswith("../shared/data/")
+        return {**value, "path": str(REPOSITORY / "examples" / "ethanol" / "data" / "train.xyz")}
+
+    config["data"] = ours(config["data"])
+    folder = train_from_config(small(config, tmp_path))
     assert folder is not None
     assert load_model(folder / "model.pt").elements_seen == ["H", "C", "O"]
 
