@@ -102,8 +102,9 @@ def index_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     >>> index_sum(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2, 2]), 3)
     tensor([1., 0., 5.])
     """
-    # Whole rows are added: two-dimensional operands take the vectorised CPU path.
-    rows = values.flatten(1) if values.dim() > 2 else values
+    # Whole rows are added: two-dimensional operands take the vectorised CPU path. Compilers make
+    # faster loops of all dimensions.
+    rows = values.flatten(1) if values.dim() > 2 and not is_traced(size) else values
     zeros = rows.new_zeros((size, *rows.shape[1:]))
     return zeros.index_add(0, index, rows).view((size, *values.shape[1:]))
 
@@ -130,3 +131,8 @@ def gradient_is_wanted(tensor: Tensor) -> bool:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf whose gradient was asked for
         return True
+
+
+def is_traced(size: int) -> bool:
+    """Whether a computation with this number of rows is being traced, for a compiler."""
+    return isinstance(size, torch.SymInt) or torch.compiler.is_compiling()

@@ -39,14 +39,15 @@ SIMULATION = """\
     <properties stride='{stride}' filename='out'> [ step, time{{picosecond}}, \
 conserved{{electronvolt}}, temperature{{kelvin}}, kinetic_cv{{electronvolt}}, \
 potential{{electronvolt}} ] </properties>
-    <trajectory stride='{stride}' filename='centroid' format='ase'> x_centroid{{ase}} </trajectory>
+    <trajectory stride='{stride}' filename='centroid' format='xyz' cell_units='angstrom'> \
+x_centroid{{angstrom}} </trajectory>
     <checkpoint stride='{stride}' overwrite='True'/>
   </output>
   <total_steps> {steps} </total_steps>
   <prng> <seed> {seed} </seed> </prng>
 {forcefield}
 {systems}
-{exchange}</simulation>
+{between_systems}</simulation>
 """
 
 DIRECT = """\
@@ -63,6 +64,12 @@ SOCKET = """\
     <batch_size> {batch} </batch_size>
   </ffsocket>"""
 
+BIAS = """
+  <ffplumed name='plumed'>
+    <file mode='ase'> init.xyz </file>
+    <plumed_dat> plumed.dat </plumed_dat>
+  </ffplumed>"""
+
 SYSTEM = """\
   <system{prefix}>
     <initialize nbeads='{beads}'>
@@ -70,7 +77,7 @@ SYSTEM = """\
       <velocities mode='thermal' units='kelvin'> {temperature} </velocities>
     </initialize>
     <forces> <force forcefield='graph_pes'/> </forces>
-    <ensemble> <temperature units='kelvin'> {temperature} </temperature> </ensemble>
+    <ensemble> <temperature units='kelvin'> {temperature} </temperature>{bias} </ensemble>
     <motion mode='dynamics'>
       <dynamics mode='nvt'>
         <timestep units='femtosecond'> {timestep} </timestep>
@@ -78,6 +85,11 @@ SYSTEM = """\
       </dynamics>
     </motion>
   </system>"""
+
+#: On the centroids.
+BIASED = " <bias> <force forcefield='plumed' nbeads='1'/> </bias>"
+
+METADYNAMICS = "  <smotion mode='metad'> <metad> <metaff> [plumed] </metaff> </metad> </smotion>\n"
 
 EXCHANGE = "  <smotion mode='remd'> <remd> <stride> {exchange} </stride> </remd> </smotion>\n"
 
@@ -108,6 +120,8 @@ class Run:
         Where to evaluate the model; None for its own choice.
     compile
         Whether to evaluate a compiled copy.
+    plumed
+        Input of PLUMED, which biases the centroids of the beads; None for no bias.
     """
 
     temperatures: Sequence[float]
@@ -120,6 +134,7 @@ class Run:
     socket: str | None = None
     device: str | None = None
     compile: bool = False
+    plumed: Path | None = None
 
 
 def input_text(run: Run, model: str) -> str:
@@ -131,6 +146,7 @@ def input_text(run: Run, model: str) -> str:
             beads=run.beads,
             temperature=temperature,
             timestep=run.timestep,
+            bias=BIASED if run.plumed else "",
         )
         for n, temperature in enumerate(run.temperatures)
     ]
@@ -142,14 +158,17 @@ def input_text(run: Run, model: str) -> str:
         "parameters": parameters(run, model, separator=":").join("{}"),
     }
     forcefield = DIRECT if run.socket is None else SOCKET
+    between_systems = METADYNAMICS if run.plumed else ""
+    if replicas > 1:
+        between_systems = EXCHANGE.format(exchange=run.exchange)
     return SIMULATION.format(
         threaded=replicas > 1,
         stride=run.stride,
         steps=run.steps,
         seed=run.seed,
-        forcefield=forcefield.format(**values),
+        forcefield=forcefield.format(**values) + (BIAS if run.plumed else ""),
         systems="\n".join(systems),
-        exchange=EXCHANGE.format(exchange=run.exchange) if replicas > 1 else "",
+        between_systems=between_systems,
     )
 
 
@@ -200,8 +219,11 @@ def write_input(model: Path, structure: Path, folder: Path, run: Run) -> None:
     FileExistsError
         If there is an input already.
     ValueError
-        If the model was not fitted to an element of the structure.
+        If the model was not fitted to an element of the structure, or if replicas of several
+        temperatures are to be biased.
     """
+    if run.plumed is not None and len(run.temperatures) > 1:
+        raise ValueError("--plumed: expected one temperature, as replicas would share their bias")
     loaded = ExportedModel(model) if model.suffix == ".pt2" else load_model(model)
     atoms = ase.io.read(structure)
     assert isinstance(atoms, ase.Atoms)
@@ -213,6 +235,8 @@ def write_input(model: Path, structure: Path, folder: Path, run: Run) -> None:
     copy = folder / f"model{model.suffix}"
     if not (copy.exists() and copy.samefile(model)):
         shutil.copyfile(model, copy)
+    if run.plumed is not None:
+        shutil.copyfile(run.plumed, folder / "plumed.dat")
     start.write(folder / "init.xyz", format="extxyz")
     for name, text in (("potential.py", POTENTIAL), ("input.xml", input_text(run, copy.name))):
         with atomic_write(folder / name) as path:
@@ -252,6 +276,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--exchange", type=int, default=20, help="steps between exchanges (default: 20)")
     add("--seed", type=int, default=31415, help="(default: 31415)")
     add("--socket", metavar="NAME", help="evaluate in clients that connect to a unix socket")
+    add("--plumed", type=Path, metavar="FILE", help="input of PLUMED, to bias centroids")
     add("--device", help="cpu or cuda (default: where the model is)")
     add("--compile", action="store_true", help="compile the model, once on each machine")
     arguments = vars(parser.parse_args(argv))

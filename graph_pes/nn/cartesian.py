@@ -10,10 +10,15 @@ doi:10.48550/arXiv.2306.06482.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from graph_pes.tensors import is_traced
 
 from .float64 import Float64Tensors
 from .trilinear import TrilinearForm, pieces
@@ -40,6 +45,15 @@ def _matrix_basis() -> Tensor:
 
 
 MATRIX_BASIS = _matrix_basis()
+
+
+def _nonzero(rows: Tensor) -> list[list[tuple[int, float]]]:
+    """The columns and values of each row of a matrix that are not zero."""
+    return [[(k, value) for k, value in enumerate(row) if value] for row in rows.tolist()]
+
+
+#: The elements of a matrix as combinations of its components, and the other way round.
+ELEMENTS, COMPONENTS = _nonzero(MATRIX_BASIS.view(9, 9).T), _nonzero(MATRIX_BASIS.view(9, 9))
 
 
 def components_of_directions(directions: Tensor) -> Tensor:
@@ -168,6 +182,8 @@ class _Product(TrilinearForm):
         self.symmetric = symmetric
 
     def partial(self, n: int, x: Tensor, y: Tensor) -> Tensor:
+        if is_traced(x.shape[0]):
+            return self._written_out(n, x, y)
         x, y = self.matrices(x), self.matrices(y)
         if n > 0:  # gyᵀ for n = 1; xᵀg, where g comes first, for n = 2
             y = y.transpose(1, 2)
@@ -179,6 +195,29 @@ class _Product(TrilinearForm):
     def matrices(self, x: Tensor) -> Tensor:
         """From components (N, 9, C) to elements (N, 3, 3, C)."""
         return torch.bmm(self.basis.expand(x.shape[0], 9, 9), x).unflatten(1, (3, 3))
+
+    def _written_out(self, n: int, x: Tensor, y: Tensor) -> Tensor:
+        """The same number by number, of which compilers make one loop that stores nothing else."""
+        X, Y = ([_combination(row, field.unbind(1)) for row in ELEMENTS] for field in (x, y))
+        if n > 0:
+            Y = [Y[3 * b + a] for a in range(3) for b in range(3)]
+        pairs = [(Y, X) if n == 2 else (X, Y)]
+        if self.symmetric:
+            pairs.append((X, Y) if n == 2 else (Y, X))
+        product = []
+        for a, b in itertools.product(range(3), repeat=2):
+            terms = [l[3 * a + k] * r[3 * k + b] for l, r in pairs for k in range(3)]
+            product.append(functools.reduce(torch.add, terms))
+        return torch.stack([_combination(row, product) for row in COMPONENTS], dim=1)
+
+
+def _combination(row: list[tuple[int, float]], x: Sequence[Tensor]) -> Tensor:
+    """Sum of some of x, times coefficients."""
+    (first, factor), *rest = row
+    result = factor * x[first]
+    for k, factor in rest:
+        result = result + factor * x[k]
+    return result
 
 
 def _matmul(x: Tensor, y: Tensor, start: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graph_pes.atomic_graph import AtomicGraph, Z_with_ghosts, as_neighbour_matrix
+from graph_pes.tensors import is_traced
 
 from .aggregation import NeighbourAggregationMode
 from .edges import Edges, edges_of
@@ -246,7 +247,7 @@ class MACERepresentation(nn.Module):
         of_everyone = self.describe(Z_with_ghosts(graph)).to(edges.envelope.dtype)
         attributes = of_everyone.narrow(0, 0, graph.Z.shape[0])
         # Sorting needs to know how many atoms there are of each element: not where it is traced.
-        traced = isinstance(graph.Z.shape[0], torch.SymInt)
+        traced = is_traced(graph.Z.shape[0])
         kinds = None if self.training or traced else sorted_kinds(graph.Z)
         if self.few_elements:
             elements = of_everyone.index_select(0, edges.neighbours.reshape(-1))

@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph, with_ghosts
+from graph_pes.atomic_graph import AtomicGraph, sum_over_neighbours, with_ghosts
 from graph_pes.periodic_table import MAX_Z
-from graph_pes.tensors import index_sum
+from graph_pes.tensors import index_sum, is_traced
 
 from .cartesian import (
+    PARTS,
     DensityExpansion,
     MatrixLinear,
     MatrixProduct,
@@ -26,7 +27,6 @@ from .cartesian import (
 from .mlp import MLP
 from .per_element import PerElementEmbedding
 from .radial_table import RadialLinear, RadialMLP
-from .trilinear import distinct
 
 Group = Literal["O(3)", "SO(3)"]
 
@@ -147,20 +147,35 @@ class Embedding(nn.Module):
         centre = nn.functional.linear(h, of_centre, self.pairs.bias)
         neighbour = nn.functional.linear(h, of_neighbour)
 
-        # First over the neighbours of one element, whose number is what matters from here on.
-        i, Z_j, matrices, basis = self.directed(edges)
-        groups, group = distinct(i * (MAX_Z + 1) + Z_j)
-        densities = DensityExpansion(group, groups.shape[0])(0, matrices, basis)
-        x = linear_per_component(densities, self.weights())  # (groups, 9, C)
-        atom, element = groups // (MAX_Z + 1), groups % (MAX_Z + 1)
-        of_group = nn.functional.linear(self.elements(element), of_neighbour)
-        pairs = centre.index_select(0, atom) + of_group
-        x = index_sum(x * pairs.unsqueeze(1), atom, Z.shape[0])
+        if is_traced(edges.i.shape[0]):
+            x = self.sums_of_edges(edges, centre, of_neighbour)
+        else:
+            x = self.sums_by_element(edges, centre, of_neighbour)
         if self.self_edges:  # of the identity alone
             identity = components_of_directions(edges.directions.new_zeros(1, 3))
             filters = self.filters(edges.at_zero).unflatten(1, (3, -1))[:, :1]
             x = x + identity.unsqueeze(2) * (filters * (centre + neighbour).unsqueeze(1))
         return x
+
+    def sums_by_element(self, edges: Edges, centre: Tensor, of_neighbour: Tensor) -> Tensor:
+        """First over the neighbours of one element, whose number is what matters from here on."""
+        i, Z_j, matrices, basis = self.directed(edges)
+        groups, group = torch.unique(i * (MAX_Z + 1) + Z_j, return_inverse=True)
+        densities = DensityExpansion(group, groups.shape[0])(0, matrices, basis)
+        x = linear_per_component(densities, self.weights())  # (groups, 9, C)
+        atom, element = groups // (MAX_Z + 1), groups % (MAX_Z + 1)
+        pairs = nn.functional.linear(self.elements(element), of_neighbour)
+        pairs = pairs + centre.index_select(0, atom)
+        return index_sum(x * pairs.unsqueeze(1), atom, centre.shape[0])
+
+    def sums_of_edges(self, edges: Edges, centre: Tensor, of_neighbour: Tensor) -> Tensor:
+        """The same edge by edge: how many elements there are is not known when it is traced."""
+        i, Z_j, matrices, basis = self.directed(edges)
+        everything = torch.arange(MAX_Z + 1, device=Z_j.device)
+        of_element = nn.functional.linear(self.elements(everything), of_neighbour)
+        pairs = centre.index_select(0, i) + of_element.index_select(0, Z_j)
+        filters = nn.functional.linear(basis, self.weights().flatten(0, 1)).unflatten(1, (3, -1))
+        return sums_of_parts(matrices.unsqueeze(2), filters * pairs.unsqueeze(1), i, edges)
 
     def weights(self) -> Tensor:
         """Of radial functions and, in the last column, of one: shape (3, C, B + 1)."""
@@ -231,8 +246,11 @@ class Interaction(nn.Module):
         """Sums of the matrices of neighbours: shape (N, 9, C)."""
         filters = (self.filters(edges.basis) * edges.envelope).unflatten(1, (3, -1))
         of_all = with_ghosts(y, edges.graph)
-        sizes = (y.shape[0], of_all.shape[0])
-        messages = NeighbourSum(edges.i, edges.j, edges.symmetric, sizes)(0, filters, of_all)
+        if is_traced(edges.i.shape[0]) and not edges.symmetric:
+            messages = sums_of_parts(of_all.index_select(0, edges.j), filters, edges.i, edges)
+        else:
+            sizes = (y.shape[0], of_all.shape[0])
+            messages = NeighbourSum(edges.i, edges.j, edges.symmetric, sizes)(0, filters, of_all)
         if self.self_edges:
             messages = messages + scaled_parts(y, self.filters(edges.at_zero).unflatten(1, (3, -1)))
         return messages
@@ -273,3 +291,18 @@ def normalised(x: Tensor) -> Tensor:
 def scaled_parts(x: Tensor, scales: Tensor) -> Tensor:
     """I, A and S of matrices (N, 9, C), scaled by (N, 3, C) or (1, 3, C)."""
     return x * per_component(scales, dim=1)
+
+
+def sums_of_parts(x: Tensor, weights: Tensor, i: Tensor, edges: Edges) -> Tensor:
+    """Sums over neighbours of I, A and S (E, 9, C) times weights (E, 3, C): shape (N, 9, C).
+
+    In a form for compilers, which store nothing of the size of the products.
+    """
+    sums = []
+    for n, part in enumerate(PARTS):
+        products = x[:, part] * weights[:, n : n + 1]
+        if edges.symmetric:
+            sums.append(index_sum(products, i, edges.graph.Z.shape[0]))
+        else:
+            sums.append(sum_over_neighbours(products, edges.graph))
+    return torch.cat(sums, dim=1)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graph_pes.tensors import is_traced
+
 #: Numbers that are worked on at once on a CPU: a megabyte in single precision.
 _FLOATS_PER_PIECE = 2**18
 
@@ -76,24 +78,9 @@ def pieces(rows: int, floats_per_row: int, device: torch.device) -> Iterator[sli
     Everything is one piece on other devices, and when the computation is traced, since the
     number of rows is not known then.
     """
-    if _is_traced(rows) or device.type != "cpu":
+    if is_traced(rows) or device.type != "cpu":
         yield slice(None)
         return
     step = max(1, _FLOATS_PER_PIECE // floats_per_row)
     for start in range(0, rows, step):
         yield slice(start, start + step)
-
-
-def distinct(index: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct values of an index (K,), and for each of the K the place of its value there.
-
-    When the computation is traced, all count as distinct, since their number is not known then.
-    """
-    if _is_traced(index.shape[0]):
-        return index, torch.arange(index.shape[0], device=index.device)
-    values, places = torch.unique(index, return_inverse=True)
-    return values, places
-
-
-def _is_traced(size: int) -> bool:
-    return isinstance(size, torch.SymInt) or torch.compiler.is_compiling()

@@ -131,8 +131,9 @@ def test_path_integrals_in_one_batch(argon: Path, batches: list[int]) -> None:
     assert step.tolist() == [0, 10, 20]
     assert np.ptp(conserved) < 1e-4
     assert (kinetic > 0).all()
-    centroid = ase.io.read(folder / "run.centroid.extxyz", index=":")
+    centroid = ase.io.read(folder / "run.centroid.xyz", index=":")
     assert len(centroid) == 3
+    assert centroid[0].get_distance(0, 1) == pytest.approx(5.26 / 2**0.5, rel=1e-5)
 
 
 def test_restart_is_the_uninterrupted_run(argon: Path) -> None:
@@ -177,9 +178,13 @@ def test_what_the_page_says(argon: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     blocks = BLOCK.findall(page)
-    assert [name for name, _ in blocks] == ["argon.py", "commands", "commands", "commands"]
+    names = [name for name, _ in blocks]
+    assert names == ["argon.py", *["commands"] * 2, "plumed.dat", *["commands"] * 2]
     exec(blocks[0][1], {})
-    for _, text in blocks[1:]:
+    for name, text in blocks[1:]:
+        if name != "commands":
+            Path(name).write_text(text)
+            continue
         text = re.sub(r"(--socket |-a |ipi_)argon", rf"\g<1>{socket}", text)
         # graph-pes-ipi as it is here, whatever is installed
         text = text.replace("graph-pes-ipi", "python -m graph_pes.cli.ipi")
@@ -187,12 +192,47 @@ def test_what_the_page_says(argon: Path) -> None:
             ["bash", "-e"], input=text, env=environment, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stdout + done.stderr
+    assert len(np.loadtxt(argon / "biased" / "HILLS")) == 2
     energies = outputs(argon / "quantum")
     assert energies[:, 0].tolist() == [0, 10, 20, 30, 40]
     assert np.ptp(energies[:, 2]) < 1e-3
     arguments = ("--beads", BEADS, "--temperature", 40, "--steps", 10, "--out", "direct")
     run(written(*arguments))
     np.testing.assert_allclose(outputs(argon / "clients"), outputs(argon / "direct"), rtol=1e-6)
+
+
+def test_metadynamics_on_centroids(argon: Path) -> None:
+    """The bias that i-PI has is PLUMED's, it conserves energy, and goes on after a restart."""
+    Path("plumed.dat").write_text(
+        "UNITS LENGTH=A ENERGY=eV\n"
+        "d: DISTANCE ATOMS=1,2 NOPBC\n"
+        "RESTRAINT ARG=d AT=3.5 KAPPA=0.5\n"
+        "METAD ARG=d SIGMA=0.1 HEIGHT=0.001 PACE=10 FILE=HILLS\n"
+    )
+    options = ["--beads", 4, "--temperature", 40, "--timestep", 1, "--plumed", "plumed.dat"]
+    folder = written(*options, "--steps", 9, "--stride", 1)
+    text = (folder / "input.xml").read_text()
+    wanted = text.replace("potential{", "ensemble_bias{electronvolt}, potential{")
+    (folder / "input.xml").write_text(wanted)
+    run(folder)
+    *_, bias, _ = outputs(folder).T
+    centroids = ase.io.read(folder / "run.centroid.xyz", index=":")
+    d = np.array([atoms.get_distance(0, 1) for atoms in centroids])
+    np.testing.assert_allclose(bias, 0.25 * (d - 3.5) ** 2, rtol=1e-4)  # of six digits of d
+    restart = (folder / "RESTART").read_text()
+    (folder / "RESTART").write_text(re.sub(r"<total_steps>\s*9", "<total_steps>39", restart))
+    run(folder, "RESTART")
+    hills = np.loadtxt(folder / "HILLS")
+    assert hills[:, 0].tolist() == [10, 20, 30]
+    conserved = outputs(folder)[:, 2]
+    assert np.ptp(conserved) < 1e-4
+
+
+def test_replicas_are_not_biased(argon: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plumed.dat").write_text("")
+    with pytest.raises(SystemExit):
+        written("--temperature", 40, 50, "--plumed", "plumed.dat")
+    assert "one temperature" in capsys.readouterr().out
 
 
 def test_molecules_in_a_cell_that_does_not_matter(argon: Path) -> None:

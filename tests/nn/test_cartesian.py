@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from graph_pes.nn import trilinear
 from graph_pes.nn.cartesian import (
@@ -98,6 +99,22 @@ def test_products(symmetric: bool) -> None:
     torch.testing.assert_close(matrices(product(x, y)), expected)
     assert_differentiable(product, x, y)
     assert_differentiable(lambda x: product(x, x), x)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_traced_products(symmetric: bool) -> None:
+    """Then they are written out, for any number of atoms: values and derivatives."""
+    product = MatrixProduct(symmetric).double()
+
+    def derivatives(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+        result = product(x, y)
+        return (result, *torch.autograd.grad(result.square().sum(), (x, y)))
+
+    make = make_fx(derivatives, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    traced = make(field(), field())
+    x, y = field(7), field(7)
+    torch.testing.assert_close(traced(x, y), derivatives(x, y))
 
 
 def test_products_in_the_precision_of_the_fields() -> None:

@@ -4,10 +4,12 @@ from unittest import mock
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from graph_pes.nn import tensor_product
 from graph_pes.nn.irreps import Blocks, clebsch_gordan, from_e3nn_rows, o3, to_e3nn_rows
-from graph_pes.nn.tensor_product import NeighbourTensorProduct, Path
+from graph_pes.nn.paths import Path
+from graph_pes.nn.tensor_product import NeighbourTensorProduct
 
 torch.set_num_threads(1)
 N, D, Q = 5, 4, 3
@@ -87,6 +89,31 @@ def test_gradients(case: tuple[str, str, str], chunk: int) -> None:
     with mock.patch.object(tensor_product, "CHUNK", chunk):
         assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[3]])
+def test_traced(case: tuple[str, str, str]) -> None:
+    """Then it is written out, for any number of atoms and neighbours: values and derivatives."""
+    product = NeighbourTensorProduct(*case)
+
+    def arguments(everyone: int, atoms: int, columns: int) -> list[torch.Tensor]:
+        x = [torch.randn(everyone, ir.dim, mul).double() for mul, ir in product.irreps_in]
+        Y = torch.randn(atoms * columns, product.harmonics.dim).double()
+        Y[:, 0] = 1
+        phi = torch.randn(atoms * columns, Q).double()
+        V = torch.randn(Q, product.n_weights).double()
+        return [torch.randint(everyone, (atoms, columns)), Y, phi, V, *x]
+
+    def derivatives(neighbours, Y, phi, V, *x):
+        leaves = [t.detach().requires_grad_() for t in (Y, phi, V, *x)]
+        sums = product(leaves[3:], leaves[0], leaves[1], leaves[2], neighbours)
+        gradients = torch.autograd.grad(sum(block.square().sum() for block in sums), leaves)
+        return [*sums, gradients[0][:, 1:], *gradients[1:]]
+
+    make = make_fx(derivatives, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    traced = make(*arguments(everyone=37, atoms=23, columns=19))  # sizes that occur nowhere else
+    others = arguments(everyone=9, atoms=7, columns=5)
+    torch.testing.assert_close(traced(*others), derivatives(*others))
 
 
 @pytest.mark.parametrize("inversion", [False, True])

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from graph_pes.nn import trilinear
-from graph_pes.nn.trilinear import TrilinearForm, distinct, pieces
+from graph_pes.nn.trilinear import TrilinearForm, pieces
 
 
 class Contraction(TrilinearForm):
@@ -53,22 +52,3 @@ def test_pieces_cover_all_rows_once(rows: int, monkeypatch: pytest.MonkeyPatch) 
 
 def test_one_piece_on_other_devices() -> None:
     assert list(pieces(10**9, 10**9, torch.device("meta"))) == [slice(None)]
-
-
-def test_distinct() -> None:
-    index = torch.tensor([5, 2, 5, 9])
-    values, places = distinct(index)
-    assert values.tolist() == [2, 5, 9]
-    assert torch.equal(values[places], index)
-
-
-def test_distinct_when_traced() -> None:
-    """Then everything is: shapes depend on those of the inputs alone."""
-
-    def total(index: Tensor) -> Tensor:
-        values, places = distinct(index)
-        return values.index_select(0, places)
-
-    traced = make_fx(total, tracing_mode="symbolic")(torch.tensor([5, 2, 5]))
-    index = torch.tensor([1, 1, 4, 4, 4])
-    assert torch.equal(traced(index), index)
