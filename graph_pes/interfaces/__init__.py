@@ -7,6 +7,7 @@ from .ani import ani
 from .chgnet import chgnet
 from .mace import egret, go_mace_23, mace_model, mace_mp, mace_off, mace_omol
 from .matgl import matgl_model
+from .orb import orb_model
 from .sevennet import sevennet
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "mace_off",
     "mace_omol",
     "matgl_model",
+    "orb_model",
     "sevennet",
 ]
