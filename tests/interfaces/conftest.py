@@ -1,0 +1,1 @@
+from tests.runs import data_files as data_files
