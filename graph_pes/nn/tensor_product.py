@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: How many weights the edges of a chunk of atoms have; those of one path stay in the cache.
 CHUNK = 1 << 19
 
-#: Products of more terms than this are not written out: compiling them would take too long.
+#: Products of more terms than this are not written out, since compiling them would take too long.
 MAX_TERMS = 256
 
 
