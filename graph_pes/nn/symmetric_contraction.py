@@ -6,9 +6,9 @@ r"""Many-body features of each atom: polynomials of features summed over its nei
     U^{(\nu L)}_{p m, a_1 \dots a_\nu} \prod_{\xi=1}^{\nu} A_{i, a_\xi, c}
 
 equations 10 and 11 of MACE, doi:10.48550/arXiv.2206.07697, with the independent couplings of
-`symmetric_couplings`. There are two ways to evaluate terms of second and higher order,
-`Polynomials`, which is general, and `FoldedPolynomials`, which is faster for many atoms of few
-elements.
+`symmetric_couplings`. There are three ways to evaluate terms of second and higher order:
+`Polynomials`, which is general, `FoldedPolynomials`, which is faster for many atoms of few
+elements, and `written_polynomials`, for compilers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from graph_pes.tensors import is_traced
+
 from .couplings import Couplings, symmetric_couplings
 from .equivariant import checked_unique
 from .float64 import Float64Tensors
 from .folded_polynomials import FoldedPolynomials, Kinds, table_of
 from .irreps import Blocks, o3, parse_irreps
 from .polynomials import Polynomials, as_terms, matrices_of
+from .written_products import MAX_TERMS, written_polynomial_terms, written_polynomials
 
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
@@ -115,6 +118,11 @@ class SymmetricContraction(Float64Tensors):
         ]
         self.terms, coefficients = as_terms(higher)
         self.register_float64_buffer("coefficients", coefficients, persistent=False)
+        degrees = [ir.dim for _, ir in self.irreps_in]
+        self.written = [
+            written_polynomial_terms(term, matrix, degrees)
+            for term, matrix in zip(self.terms, matrices_of(self.terms, coefficients), strict=True)
+        ]
         one_channel = o3().Irreps([(1, ir) for _, ir in self.irreps_in])
         self.table_names = []
         for (_, ir), couplings in found.items() if correlation < 4 else ():
@@ -170,6 +178,8 @@ class SymmetricContraction(Float64Tensors):
             args = (self.terms, matrices, tables, kinds, sizes, w, *x)
             return list(FoldedPolynomials.apply(*args))
         w = torch.tensordot(attributes, W, dims=1)  # (N, paths, C)
+        if is_traced(N) and sum(map(len, self.written)) <= MAX_TERMS:
+            return written_polynomials(self.terms, self.written, sizes, w, x)
         return list(Polynomials.apply(self.terms, matrices, sizes, w, *x))
 
     def extra_repr(self) -> str:  # noqa: D102

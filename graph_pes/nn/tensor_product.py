@@ -29,16 +29,13 @@ from .equivariant import checked_unique
 from .float64 import Float64Tensors
 from .irreps import Blocks, parse_irreps
 from .paths import Paths, find_paths
-from .written_products import written_out, written_terms
+from .written_products import MAX_TERMS, written_out, written_terms
 
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
 
 #: How many weights the edges of a chunk of atoms have; those of one path stay in the cache.
 CHUNK = 1 << 19
-
-#: Products of more terms than this are not written out, since compiling them would take too long.
-MAX_TERMS = 256
 
 
 class NeighbourTensorProduct(Float64Tensors):
@@ -144,7 +141,8 @@ class NeighbourTensorProduct(Float64Tensors):
         blocks: list[list[Tensor]] = [[] for _ in self.paths.targets]
         for p, V_p in zip(self.paths.paths, V.split(self.paths.widths, dim=1), strict=True):
             mixture = (x.unsqueeze(1) * V_p).flatten(0, 1)  # (K Q, C)
-            blocks[p.target].append(of_harmonic[p.harmonic] @ mixture)
+            rows = of_harmonic[p.harmonic].reshape(-1, mixture.shape[0])  # one large product
+            blocks[p.target].append((rows @ mixture).unflatten(0, (N, -1)))
         return [b[0] if len(b) == 1 else torch.cat(b, dim=2) for b in blocks]
 
     def extra_repr(self) -> str:  # noqa: D102

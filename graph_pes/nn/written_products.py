@@ -1,4 +1,4 @@
-"""Tensor products written out number by number, for compilers.
+"""Products of tensors written out number by number, for compilers.
 
 These make few loops of it, whose vectors are the channels, and which store little between them:
 several times as fast as the same operations as batched matrix products. Operation by operation
@@ -14,6 +14,10 @@ from torch import Tensor
 
 from .irreps import Blocks
 from .paths import Paths
+from .polynomials import Term
+
+#: Products of more terms than this are not written out, since compiling them would take too long.
+MAX_TERMS = 256
 
 #: Indices m2, m1 and m3 of coupling coefficients that are not zero, and their values.
 Terms = list[tuple[int, int, int, float]]
@@ -58,6 +62,52 @@ def _coupled(messages: Sequence[Tensor], Y: Sequence[Tensor], terms: Terms) -> l
     for (m3, m1), factor in factors.items():
         _add(totals, m3, factor.unsqueeze(2) * messages[m1])
     return [totals[m3].sum(1) for m3 in sorted(totals)]
+
+
+#: Indices of a path, of components of the result, of the other factors and of both of the pair,
+#: where a coupling coefficient is not zero, and its value.
+PolynomialTerms = list[tuple[int, int, int, int, int, float]]
+
+
+def written_polynomial_terms(term: Term, matrix: Tensor, degrees: Sequence[int]) -> PolynomialTerms:
+    """Of the matrix of couplings of a term, of factors with so many components each."""
+    shape = (*term.shape, *(degrees[factor] for factor in term.pair))
+    coefficients = matrix.view(shape)
+    return [(*m, coefficients[tuple(m)].item()) for m in coefficients.nonzero().tolist()]
+
+
+def written_polynomials(
+    terms: Sequence[Term],
+    written: Sequence[PolynomialTerms],
+    sizes: Sequence[int],
+    w: Tensor,
+    x: Sequence[Tensor],
+) -> Blocks:
+    """The same as `Polynomials` of its arguments, with the couplings of each term."""
+    features, weights = [block.unbind(1) for block in x], w.unbind(1)
+    pairs: dict[tuple[int, int, int, int], Tensor] = {}
+    results: list[dict[int, Tensor]] = [{} for _ in sizes]
+    for term, couplings in zip(terms, written, strict=True):
+        others = [features[factor] for factor in term.others]
+        sums: dict[tuple[int, int, int], Tensor] = {}
+        for path, m, row, m_a, m_b, value in couplings:
+            (a, b), key = term.pair, (*term.pair, m_a, m_b)
+            if key not in pairs:
+                pairs[key] = features[a][m_a] * features[b][m_b]
+            _add(sums, (path, m, row), value * pairs[key])
+        of_paths: dict[tuple[int, int], Tensor] = {}
+        for (path, m, row), total in sums.items():
+            for factor in reversed(others):
+                row, k = divmod(row, len(factor))
+                total = total * factor[k]
+            _add(of_paths, (path, m), total)
+        for (path, m), total in of_paths.items():
+            _add(results[term.target], m, weights[term.first_path + path] * total)
+    zero = torch.zeros_like(w[:, 0])
+    return [
+        torch.stack([components.get(m, zero) for m in range(size)], dim=1)
+        for components, size in zip(results, sizes, strict=True)
+    ]
 
 
 def _add(totals: dict, key: object, more: Tensor) -> None:

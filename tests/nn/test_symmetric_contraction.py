@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from e3nn import o3
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from graph_pes.nn import folded_polynomials, polynomials, symmetric_contraction
 from graph_pes.nn.couplings import dense, symmetric_couplings
@@ -62,6 +63,24 @@ CASES = [
     ("0e + 1o + 2e", "0e", 4),
     ("0o + 0e + 1e + 1o", "0o + 1e", 3),
 ]
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[3]])
+def test_traced(case: tuple[str, str, int]) -> None:
+    """Then it is written out, for any number of atoms: values and derivatives."""
+    module = contraction(*case)
+
+    def derivatives(attributes: torch.Tensor, *x: torch.Tensor) -> list[torch.Tensor]:
+        leaves = [block.detach().requires_grad_() for block in x]
+        found = module(leaves, attributes)
+        return [*found, *torch.autograd.grad(sum(f.square().sum() for f in found), leaves)]
+
+    x, attributes = features(module)
+    make = make_fx(derivatives, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    traced = make(torch.cat([attributes] * 4), *(torch.cat([block] * 4) for block in x))
+    found = traced(attributes, *x)
+    torch.testing.assert_close(found, derivatives(attributes, *x))
+    torch.testing.assert_close(found[: len(module.irreps_out)], reference(module, x, attributes))
 
 
 @pytest.mark.parametrize(("irreps_in", "irreps_out", "correlation"), CASES)
