@@ -53,6 +53,11 @@ PROPERTIES: dict[str, Property] = {
     "charges": Property("atom", (), "e"),
     "total_charge": Property("structure", (), "e"),
     "total_spin": Property("structure", (), "ħ/2"),
+    # of committees of M members: (N, M) and (S, M), and standard deviations over the members
+    "local_energies_ensemble": Property("atom", None, "eV"),
+    "energy_ensemble": Property("structure", None, "eV", float64=True),
+    "energy_uncertainty": Property("structure", (), "eV", float64=True),
+    "forces_uncertainty": Property("atom", (), "eV/Å"),
     "mobility_self": Property("atom", (3, 3), "Å/(eV ps)^½"),
     "mobility_pairs": Property("edge", (3, 3), "Å/(eV ps)^½"),
 }

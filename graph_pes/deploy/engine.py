@@ -18,6 +18,7 @@ with D ≥ 4, and gets
 ``gradients``           (N, D, 3)   derivatives of the masked sum of energies with respect to
                                     ``vectors``, in eV/Å; left out by models that predict forces
                                     directly
+``forces_uncertainty``  (N,)        of committees, of forces that are derivatives, in eV/Å
 ======================= =========== =============================================================
 
 and whatever else the model predicts, in the order of `EngineModel.outputs`: what belongs to atoms
@@ -43,12 +44,14 @@ from graph_pes.atomic_graph import (
     as_neighbour_matrix,
     neighbour_matrix,
     neighbour_vectors,
+    sum_over_neighbours,
+    sum_over_receivers,
     sum_per_structure,
     with_edge_vectors,
 )
 from graph_pes.atomic_graph.graph import GHOSTS, NEIGHBOUR_COUNTS
 from graph_pes.models.base import GraphPropertyModel, in_precision_of
-from graph_pes.models.derivatives import stress_from_virial, total_energy
+from graph_pes.models.derivatives import spread_of, stress_from_virial, total_energy
 from graph_pes.tensors import index_sum
 
 #: Fewer columns than this are not told from other sizes by compiled code.
@@ -100,7 +103,9 @@ class EngineModel(nn.Module):
                 f"{type(model).__name__} predicts {whole} of whole structures, of which an engine "
                 "may only know a part"
             )
-        derived = () if "forces" in direct else ("gradients",)
+        derived: tuple[str, ...] = () if "forces" in direct else ("gradients",)
+        if derived and "local_energies_ensemble" in direct:
+            derived = ("gradients", "forces_uncertainty")
         energies = ("local_energies", *derived) if self.has_energies else ()
         self.outputs = (*energies, *sorted(direct))
         self.of_structures = whole
@@ -113,16 +118,36 @@ class EngineModel(nn.Module):
             vectors = vectors.detach().requires_grad_()
             results = self.predictions(vectors, neighbours, Z, mask)
             if "gradients" in self.outputs:
-                energy = (results["local_energies"] * mask).sum()
-                results["gradients"] = gradient_of(energy, vectors)
+                results |= self.derivatives(results, vectors, neighbours, Z, mask)
         return tuple(results[name].detach() for name in self.outputs)
+
+    def derivatives(
+        self,
+        results: dict[PropertyKey, Tensor],
+        vectors: Tensor,
+        neighbours: Tensor,
+        Z: Tensor,
+        mask: Tensor,
+    ) -> dict[PropertyKey, Tensor]:
+        """Gradients of the energy; of a committee's, the mean of those of its members."""
+        if "local_energies_ensemble" not in results:
+            energy = (results["local_energies"] * mask).sum()
+            return {"gradients": gradient_of(energy, vectors)}
+        energies = (results["local_energies_ensemble"].double() * mask.unsqueeze(1)).sum(0)
+        gradients = [gradient_of(E, vectors, retain_graph=True) for E in energies.unbind()]
+        graph = self.graph(vectors, neighbours, Z)
+        of_edges = torch.stack([g.reshape(-1, 3) for g in gradients], dim=1)  # (N D, M, 3)
+        forces = sum_over_neighbours(of_edges, graph) - sum_over_receivers(of_edges, graph)
+        return {
+            "gradients": torch.stack(gradients).mean(0),
+            "forces_uncertainty": spread_of(forces),
+        }
 
     def predictions(
         self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
     ) -> dict[PropertyKey, Tensor]:
         """What the model itself predicts, which can be differentiated."""
-        graph = engine_graph(vectors, neighbours, Z, self.cutoff)
-        graph = graph._replace(other={**graph.other, GHOSTS: Z})
+        graph = self.graph(vectors, neighbours, Z)
         if self.of_structures:
             graph = _split(graph, mask)
         results = dict(self.model(in_precision_of(self.model, graph)))
@@ -134,6 +159,11 @@ class EngineModel(nn.Module):
             elif name in self.of_structures:
                 results[name] = value[0]
         return results
+
+    def graph(self, vectors: Tensor, neighbours: Tensor, Z: Tensor) -> AtomicGraph:
+        """The graph of an engine's own atoms, whose neighbours may be ghosts."""
+        graph = engine_graph(vectors, neighbours, Z, self.cutoff)
+        return graph._replace(other={**graph.other, GHOSTS: Z})
 
 
 def check_parts_suffice(model: GraphPropertyModel) -> None:
@@ -162,12 +192,19 @@ def _split(graph: AtomicGraph, mask: Tensor) -> AtomicGraph:
     return graph._replace(cell=graph.cell.expand(2, 3, 3), batch=others, ptr=ptr)
 
 
-def gradient_of(energy: Tensor, vectors: Tensor, create_graph: bool = False) -> Tensor:
+def gradient_of(
+    energy: Tensor, vectors: Tensor, create_graph: bool = False, retain_graph: bool = False
+) -> Tensor:
     """dE/d(vectors); zero for an offset, which does not depend on them."""
     if not energy.requires_grad:
         return torch.zeros_like(vectors)
     return torch.autograd.grad(
-        energy, vectors, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        energy,
+        vectors,
+        create_graph=create_graph,
+        retain_graph=create_graph or retain_graph,
+        allow_unused=True,
+        materialize_grads=True,
     )[0]
 
 

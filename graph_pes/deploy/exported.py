@@ -22,7 +22,7 @@ from graph_pes.atomic_graph import (
 )
 from graph_pes.atomic_graph.ghosts import ghost_exchange
 from graph_pes.models.base import GraphPropertyModel, finished
-from graph_pes.models.derivatives import total_energy
+from graph_pes.models.derivatives import energies_of_members, total_energy
 
 from .engine import EngineInputs, ExportError, engine_inputs, predictions_from
 
@@ -181,6 +181,7 @@ class ExportedModel(GraphPropertyModel):
         if "local_energies" not in results:
             return results
         energies = results["local_energies"]
+        results |= energies_of_members(results, batch)
         if "gradients" in results:
             gradients = results.pop("gradients")
             return results | predictions_from(inputs, energies, gradients, batch, properties)

@@ -17,18 +17,22 @@ from ase.calculators.calculator import (
 )
 from torch import Tensor
 
-from graph_pes.atomic_graph import AtomicGraph, PropertyKey, number_of_atoms
+from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, PropertyKey, number_of_atoms
 from graph_pes.deploy import ExportedModel, compiled
 from graph_pes.models.base import GraphPESModel
+from graph_pes.models.committee import Committee
 from graph_pes.models.derivatives import has_volume
 from graph_pes.tensors import full_3x3_to_voigt_6
 
 from .kept_matrix import KeptMatrix
-from .predict import check_elements, evaluation_mode, predict_all
+from .predict import check_elements, evaluation_mode, predict_all, uncertainties_of
 from .reuse import ReusableNeighbourList
 
 #: Names of ASE for properties that the models call by another one.
 ASE_NAMES: dict[str, PropertyKey] = {"free_energy": "energy", "energies": "local_energies"}
+
+#: What there is of every model.
+PROPERTIES_OF_ASE = ("energy", "free_energy", "energies", "forces", "stress")
 
 #: What models take from ``atoms.info``; ASE itself does not notice when these change.
 INFO_KEYS = ("total_charge", "total_spin")
@@ -38,7 +42,8 @@ class GraphPESCalculator(Calculator):
     """An ASE calculator of any `GraphPESModel`.
 
     Gives ``energy``, ``free_energy`` (the same), ``energies`` (of the atoms), ``forces`` and
-    ``stress``. The energy alone costs no derivative; whenever a derivative is asked for,
+    ``stress``, and of committees ``energy_uncertainty`` and ``forces_uncertainty`` (of the atoms).
+    The energy alone costs no derivative; whenever a derivative is asked for,
     energy, forces and, in fully periodic structures, stress are computed together, so that
     asking for one after the other evaluates the model once or twice, not three times.
 
@@ -84,7 +89,7 @@ class GraphPESCalculator(Calculator):
     ((4, 3), (6,))
     """
 
-    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
+    implemented_properties = [*PROPERTIES_OF_ASE]  # noqa: RUF012
 
     def __init__(
         self,
@@ -107,6 +112,7 @@ class GraphPESCalculator(Calculator):
         super().__init__(**kwargs)
         model = model if device is None else model.to(device)
         self.model = compiled(model) if compile and isinstance(model, GraphPESModel) else model
+        self.implemented_properties = [*PROPERTIES_OF_ASE, *uncertainties_of(self.model)]
         self.skin = float(skin)
         self.cache_threebody = cache_threebody
         self._neighbours: ReusableNeighbourList | None = None
@@ -144,9 +150,13 @@ class GraphPESCalculator(Calculator):
         assert self.atoms is not None
         graph = _without_edges(self.atoms)
         asked = {"energy", "forces"} if properties is None else set(properties)
-        keys: list[PropertyKey] = ["energy", "local_energies"]
-        if asked & {"forces", "stress"}:
+        uncertainties = uncertainties_of(self.model)
+        keys: list[PropertyKey] = ["energy", "local_energies", *uncertainties[:1]]
+        if asked & {"forces", "stress", "forces_uncertainty"}:
             keys.append("forces")
+            # for nothing, unless all members have to be differentiated for it
+            if "forces_uncertainty" in asked or isinstance(self.model, Committee | ExportedModel):
+                keys += uncertainties[1:]
             volume = bool(has_volume(graph))
             if "stress" in asked and not volume:
                 raise PropertyNotImplementedError(_no_volume(self.atoms))
@@ -155,7 +165,7 @@ class GraphPESCalculator(Calculator):
         predictions = self._predict(graph, keys)
         for key, value in predictions.items():
             # The batch holds a single structure.
-            per_structure = key in ("energy", "stress")
+            per_structure = PROPERTIES[key].per == "structure"
             self.results[key] = _ase_value(key, value[0] if per_structure else value)
         self.results["free_energy"] = self.results["energy"]
         self.results["energies"] = self.results.pop("local_energies")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from graph_pes.deploy import ExportedModel, compiled
 from graph_pes.models.io import load_model
 
 from .batches import batch_from, evaluate
+from .predict import uncertainties_of
 
 try:
     from ipi.pes.dummy import Dummy_driver
@@ -115,6 +117,12 @@ class IPIPotential(Dummy_driver):
         ----------
         cells, positions
             Of each structure: lattice vectors as columns (3, 3), and positions (N, 3), in Bohr.
+
+        Returns
+        -------
+        list
+            Of each structure; what else there is to tell of it are, of committees only,
+            ``energy_uncertainty`` in eV and ``forces_uncertainty`` (N,) in eV/Å, as JSON.
         """
         S, device = len(cells), self.model.device
         R = unit_to_user("length", "angstrom", np.stack(positions).reshape(S, -1, 3))
@@ -132,11 +140,17 @@ class IPIPotential(Dummy_driver):
             self.model.cutoff_value,
             {key: torch.stack(S * [value]).to(device) for key, value in graph.other.items()},
         )
-        predictions = evaluate(self.model, batch, ["energy", "forces", "virial"])
+        uncertainties = uncertainties_of(self.model)
+        keys = ["energy", "forces", "virial", *uncertainties]
+        predictions = evaluate(self.model, batch, keys)
         energy, forces, virial = (
             predictions[key].double().cpu().numpy() for key in ("energy", "forces", "virial")
         )
         energy = unit_to_internal("energy", "electronvolt", energy)
         forces = unit_to_internal("force", "ev/ang", forces.reshape(S, N, 3))
         virial = unit_to_internal("energy", "electronvolt", virial)
-        return [(float(energy[n]), forces[n], virial[n], "") for n in range(S)]
+        spread = {key: predictions[key].reshape(S, -1).tolist() for key in uncertainties}
+        extras = [json.dumps({key: spread[key][n] for key in spread}) for n in range(S)]
+        return [
+            (float(energy[n]), forces[n], virial[n], extras[n] if spread else "") for n in range(S)
+        ]

@@ -19,6 +19,22 @@ from graph_pes.models.base import GraphPropertyModel
 from graph_pes.models.derivatives import has_volume
 from graph_pes.periodic_table import ATOMIC_NUMBERS, symbols_of
 
+#: What a committee knows of its own errors, per structure and per atom.
+UNCERTAINTIES: tuple[PropertyKey, ...] = ("energy_uncertainty", "forces_uncertainty")
+
+
+def uncertainties_of(model: GraphPropertyModel) -> list[PropertyKey]:
+    """Which of `UNCERTAINTIES` a model predicts: both if it is a committee, else none.
+
+    Examples
+    --------
+    >>> from graph_pes.models import Committee, Morse
+    >>> uncertainties_of(Committee([Morse(D=0.1), Morse(D=0.2)]))
+    ['energy_uncertainty', 'forces_uncertainty']
+    """
+    known = model.predictable_properties
+    return [key for key in UNCERTAINTIES if key in known]
+
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:

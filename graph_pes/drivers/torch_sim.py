@@ -15,6 +15,7 @@ from graph_pes.models.base import GraphPESModel
 from graph_pes.models.derivatives import has_volume
 
 from .batches import batch_from, evaluate
+from .predict import uncertainties_of
 
 try:
     with warnings.catch_warnings():
@@ -109,6 +110,8 @@ class TorchSimModel(ModelInterface):
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
         """Energies (S,) in eV, forces (N, 3) in eV/Å and stress (S, 3, 3) in eV/Å^3 of a state.
 
+        Of committees also ``energy_uncertainty`` (S,), and with forces ``forces_uncertainty`` (N,).
+
         Parameters
         ----------
         state
@@ -133,8 +136,10 @@ class TorchSimModel(ModelInterface):
             self.model.cutoff_value,
         )
         properties: list[PropertyKey] = ["energy"]
+        uncertainties = uncertainties_of(self.model)
+        properties += uncertainties[:1]
         if self.compute_forces:
-            properties.append("forces")
+            properties += ["forces", *uncertainties[1:]]
         if self.compute_stress:
             properties.append("virial")
         results = evaluate(self.model, batch, properties)

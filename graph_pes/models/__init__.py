@@ -3,6 +3,7 @@
 from .addition import AdditionModel, TensorAdditionModel
 from .base import GraphPESModel, GraphPropertyModel, GraphTensorModel
 from .charges import FixedCharges, LearnedCharges
+from .committee import Committee
 from .coulomb import Coulomb, Ewald
 from .dispersion import D3Dispersion
 from .eddp import EDDP
@@ -59,6 +60,7 @@ __all__ = [
     "AdditionModel",
     "Coulomb",
     "D3Dispersion",
+    "Committee",
     "EDDP",
     "EnergyOffset",
     "Ewald",

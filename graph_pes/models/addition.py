@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -25,6 +25,19 @@ def predictions_of_component(
     if 0 < cutoff < graph.cutoff:
         graph = trim_edges(graph, cutoff)
     return model(in_precision_of(model, graph))
+
+
+def _with_members(
+    predictions: dict[PropertyKey, Tensor], graph: AtomicGraph, wanted: Sequence[PropertyKey]
+) -> dict[PropertyKey, Tensor]:
+    """What a component without members predicts is the same for each member of the others."""
+    if "local_energies_ensemble" in wanted and "local_energies_ensemble" not in predictions:
+        same = predictions["local_energies"].unsqueeze(1)
+        predictions = {**predictions, "local_energies_ensemble": same}
+    if "energy_ensemble" in wanted and "energy_ensemble" not in predictions:
+        same = energy_of(predictions, graph).unsqueeze(1)
+        predictions = {**predictions, "energy_ensemble": same}
+    return predictions
 
 
 def _check_components(kind: str, models: Mapping[str, GraphPropertyModel], base: type) -> None:
@@ -108,8 +121,9 @@ class AdditionModel(GraphPESModel):
             predictions = predictions_of_component(cast(GraphPESModel, model), graph)
             if "energy" in self.implemented_properties:
                 predictions = {**predictions, "energy": energy_of(predictions, graph)}
+            predictions = _with_members(predictions, graph, self.implemented_properties)
             for key, value in predictions.items():
-                value = value.double() if key == "local_energies" else value
+                value = value.double() if key.startswith("local_energies") else value
                 total[key] = total[key] + value if key in total else value
         return total
 

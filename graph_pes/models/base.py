@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 #: Properties that follow from the energy of a model.
 DERIVED_FROM_ENERGY = ("energy", "forces", "stress", "virial")
 
+#: Properties that follow from the energies of the members of a committee.
+DERIVED_FROM_MEMBERS = ("energy_ensemble", "energy_uncertainty", "forces_uncertainty")
+
 
 class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
     """Maps graphs to properties.
@@ -133,8 +136,10 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
     @property
     def predictable_properties(self) -> set[PropertyKey]:
         """What `predict` can be asked for: what is implemented, and what follows from energies."""
-        own = set(self.implemented_properties)
-        return own.union(DERIVED_FROM_ENERGY) if "local_energies" in own else own
+        known = set(self.implemented_properties)
+        if known & {"local_energies_ensemble", "energy_ensemble"}:
+            known.update(DERIVED_FROM_MEMBERS)
+        return known.union(DERIVED_FROM_ENERGY) if "local_energies" in known else known
 
     @property
     def elements_seen(self) -> list[str]:
@@ -294,7 +299,8 @@ class GraphPESModel(GraphPropertyModel):
             With edges at least up to the cutoff of the model.
         properties
             Any of ``energy`` () in eV, ``forces`` (N, 3) in eV/Å, ``stress`` (3, 3) in
-            eV/Å^3, ``virial`` (3, 3) in eV, and what the model implements itself. For a batch
+            eV/Å^3, ``virial`` (3, 3) in eV, and what the model implements itself; of committees
+            also ``energy_uncertainty`` () and ``forces_uncertainty`` (N,). For a batch
             of S structures, those of structures have a first dimension S. Energies are
             float64, the rest has the precision of the model.
 
@@ -307,8 +313,9 @@ class GraphPESModel(GraphPropertyModel):
         own, asked = set(self.implemented_properties), set(properties)
         forces = "forces" in asked - own
         virial = bool(asked & {"stress", "virial"}) and not own & {"stress", "virial"}
+        spread = "forces_uncertainty" in asked - own
         differentiable = self.training or _has_gradient(graph)
-        differentiate = forces or virial or (differentiable and torch.is_grad_enabled())
+        differentiate = forces or virial or spread or (differentiable and torch.is_grad_enabled())
         # Tensors made in inference mode can't be differentiated: leave it.
         with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
             batch = self._prepared(_outside_inference_mode(graph), properties)
@@ -320,13 +327,14 @@ class GraphPESModel(GraphPropertyModel):
                 forces=forces,
                 virial=virial,
                 keep_graph=differentiable,
+                spread=spread,
             )
             if "stress" in asked and "stress" not in predictions:
                 predictions["stress"] = stress_from_virial(predictions["virial"], batch)
             if "virial" in asked and "virial" not in predictions:
                 predictions["virial"] = virial_from_stress(predictions["stress"], batch)
         dtype = self.dtype
-        for key in ("forces", "stress", "virial"):
+        for key in ("forces", "forces_uncertainty", "stress", "virial"):
             if dtype is not None and key in predictions:
                 predictions[key] = predictions[key].to(dtype)
         return finished(

@@ -15,10 +15,13 @@ forces             :math:`\mathbf{F}_i = -\partial E / \partial \mathbf{R}_i`
 virial             :math:`W = -\partial E / \partial \epsilon`
 stress             :math:`\sigma = \frac{1}{V} \partial E / \partial \epsilon = -W/V`
 ================== ==================================================================
+
+Committees have several energies, of which each is differentiated: see `spread_of`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +37,7 @@ from graph_pes.atomic_graph import (
     sum_per_structure,
     with_edge_vectors,
 )
-from graph_pes.tensors import index_sum
+from graph_pes.tensors import index_sum, safe_norm
 
 Predictions = dict[str, Tensor]
 
@@ -58,6 +61,7 @@ def energy_and_derivatives(
     forces: bool,
     virial: bool,
     keep_graph: bool,
+    spread: bool = False,
 ) -> Predictions:
     """Predictions of a model together with the derivatives of its energy.
 
@@ -71,16 +75,21 @@ def energy_and_derivatives(
         Which derivatives to take.
     keep_graph
         Keep the derivatives differentiable, as training needs.
+    spread
+        Differentiate the energy of each member of a committee, rather than their mean, and add
+        ``forces_uncertainty`` (N,). One backward pass for each member: where they share nothing,
+        these take no longer than that of the mean.
 
     Returns
     -------
     dict[str, Tensor]
         What ``forward`` returned, with ``energy`` (S,), ``forces`` (N, 3) and ``virial``
-        (S, 3, 3) added as asked for.
+        (S, 3, 3) added as asked for; of committees also ``energy_ensemble`` (S, M) and
+        ``energy_uncertainty`` (S,).
     """
     leaves: dict[str, Tensor] = {}
     R, cell = graph.R, graph.cell
-    if forces:
+    if forces or spread:
         # Positions that require a gradient are part of someone else's calculation: stay in it.
         R = R if R.requires_grad else R.detach().clone().requires_grad_()
         leaves["forces"] = R
@@ -95,9 +104,55 @@ def energy_and_derivatives(
         cell = cell + cell @ strain
     predictions = dict(forward(with_edge_vectors(graph._replace(R=R, cell=cell), vectors)))
     predictions["energy"] = energy_of(predictions, graph)
-    gradients = _gradients(predictions["energy"], list(leaves.values()), keep_graph)
+    predictions = {**energies_of_members(predictions, graph), **predictions}
+    inputs = list(leaves.values())
+    if not spread:
+        gradients = _gradients(predictions["energy"], inputs, keep_graph)
+    else:
+        members = predictions["energy_ensemble"].unbind(1)
+        of_each = [_gradients(E, inputs, keep_graph, retain=True) for E in members]
+        predictions["forces_uncertainty"] = spread_of(torch.stack([g[0] for g in of_each], dim=1))
+        gradients = [torch.stack(g).mean(0) for g in zip(*of_each, strict=True)]
     predictions.update({key: -g for key, g in zip(leaves, gradients, strict=True)})
     return predictions
+
+
+def energies_of_members(predictions: Predictions, graph: AtomicGraph) -> Predictions:
+    """``energy_ensemble`` (S, M) and ``energy_uncertainty`` (S,) of a committee, else nothing."""
+    if "energy_ensemble" in predictions:
+        energies = predictions["energy_ensemble"].double()
+    elif "local_energies_ensemble" in predictions:
+        energies = total_energy(predictions["local_energies_ensemble"], graph)
+    else:
+        return {}
+    return {"energy_ensemble": energies, "energy_uncertainty": spread_of(energies.unsqueeze(-1))}
+
+
+def spread_of(values: Tensor) -> Tensor:
+    r"""How much the members of a committee differ.
+
+    .. math::  \sigma = \sqrt{\frac{1}{M - 1} \sum_m | x_m - \bar x |^2}
+
+    of numbers, a standard deviation; of vectors, the root of the sum of those of the components,
+    squared, which compares with the length of an error.
+
+    Parameters
+    ----------
+    values
+        x, of M members and D components: shape (..., M, D).
+
+    Returns
+    -------
+    Tensor
+        Shape (...), with finite derivatives also where all members agree.
+
+    Examples
+    --------
+    >>> spread_of(torch.tensor([[[1.0, 0.0], [3.0, 0.0], [2.0, 0.0]]]))
+    tensor([1.])
+    """
+    deviations = (values - values.mean(-2, keepdim=True)).flatten(-2)
+    return safe_norm(deviations) / math.sqrt(values.shape[-2] - 1)
 
 
 def _strained(x: Tensor, strain: Tensor, structure: Tensor) -> Tensor:
@@ -108,14 +163,23 @@ def _strained(x: Tensor, strain: Tensor, structure: Tensor) -> Tensor:
     return (x.unsqueeze(1) @ rows.view(-1, 3, 3)).squeeze(1)
 
 
-def _gradients(energy: Tensor, inputs: Sequence[Tensor], keep_graph: bool) -> list[Tensor]:
-    """Gradients of the summed energy; zero for an energy that does not depend on an input."""
+def _gradients(
+    energy: Tensor, inputs: Sequence[Tensor], keep_graph: bool, retain: bool = False
+) -> list[Tensor]:
+    """Gradients of the summed energy; zero for an energy that does not depend on an input.
+
+    Of several energies that share what they are made of, ``retain`` that for the next one.
+    """
     if not inputs:
         return []
     if not energy.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
     gradients = torch.autograd.grad(
-        energy.sum(), inputs, create_graph=keep_graph, allow_unused=True
+        energy.sum(),
+        inputs,
+        create_graph=keep_graph,
+        retain_graph=keep_graph or retain,
+        allow_unused=True,
     )
     return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
 

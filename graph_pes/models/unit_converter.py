@@ -56,6 +56,9 @@ class UnitConverter(GraphPESModel):
         return {
             "local_energies": energy,
             "energy": energy,
+            "local_energies_ensemble": energy,
+            "energy_ensemble": energy,
+            "forces_uncertainty": energy / length,
             "virial": energy,
             "forces": energy / length,
             "stress": energy / length**3,

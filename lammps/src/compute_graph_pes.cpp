@@ -87,6 +87,14 @@ void ComputeGraphPES::init()
                "{}: {} is not a sum over atoms, so that no process knows enough of the structure: "
                "use one process",
                STYLE, output_);
+  const auto &metadata = model_->metadata();
+  const auto &all = metadata.outputs;
+  const bool derived = std::find(all.begin(), all.end(), "gradients") != all.end();
+  if (output_ == "forces_uncertainty" && derived && !metadata.exchanges_ghosts && comm->nprocs > 1)
+    error->all(FLERR,
+               "{}: the model does not exchange ghosts, so that no process knows all of the forces "
+               "of its members: use one process",
+               STYLE);
   const auto units = graph_pes::units_of(lmp, STYLE);
   graph_pes::set_number_of_threads(comm->nthreads);
   neighbourhood_.init(
@@ -114,7 +122,8 @@ const double *ComputeGraphPES::evaluate()
   mask_.assign(inputs.mask, inputs.mask + inputs.N);
   for (int i = 0; i < atom->nlocal; i++)
     if (!(atom->mask[i] & groupbit)) mask_[i] = 0;
-  inputs.mask = mask_.data();
+  // what belongs to an atom of the group may depend on the energies of all others
+  if (!peratom_flag) inputs.mask = mask_.data();
   try {
     model_->run(inputs, neighbourhood_.exchange());
   } catch (const std::exception &exception) {

@@ -11,6 +11,7 @@ import torch
 from graph_pes.models.addition import AdditionModel
 from graph_pes.models.base import GraphPESModel
 from graph_pes.models.charges import LearnedCharges
+from graph_pes.models.committee import Committee
 from graph_pes.models.coulomb import Coulomb, Ewald
 from graph_pes.models.dispersion import D3Dispersion
 from graph_pes.models.eddp import EDDP
@@ -115,6 +116,12 @@ def learned_charges() -> LearnedCharges:
 
 
 CHARGES = {"H": 0.3, "C": 0.1, "O": -0.5}
+
+
+def committee() -> GraphPESModel:
+    depths = (0.2, 0.3, 0.35)
+    return Committee([SmoothedPairPotential(Morse(4.0, D=D, a=2.0, r0=1.1)) for D in depths])
+
 
 TRUNCATED = {"smooth": False}
 #: Sums over reciprocal lattice vectors, of structures that are periodic in all directions or none.
@@ -230,5 +237,6 @@ MODELS = [
     Row("FixedOffset", lambda: FixedOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("LearnableOffset", lambda: LearnableOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("AdditionModel", with_offsets),
+    Row("Committee", committee),
     Row("UnitConverter", in_other_units),
 ]

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from graph_pes import AtomicGraph, GraphPESModel
 from graph_pes.atomic_graph import neighbour_distances, sum_over_neighbours
 from graph_pes.drivers import GraphPESCalculator
-from graph_pes.models import LennardJones, PaiNN, StillingerWeber
+from graph_pes.models import Committee, LennardJones, PaiNN, StillingerWeber
 from graph_pes.models.base import GraphTensorModel
 from tests.strategies import seeds, structures
 
@@ -172,6 +172,26 @@ def test_only_what_is_asked_for_is_computed_and_only_once():
     atoms.get_potential_energy()
     atoms.get_stress()
     assert model.differentiable == [False, True, True]
+
+
+def test_uncertainties_of_a_committee_come_with_the_forces():
+    torch.manual_seed(0)
+    members = [painn(), PaiNN(channels=4, layers=1, cutoff=4.0).double()]
+    model = Committee(members)
+    atoms = bulk("SiC", "zincblende", a=3.2)
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = GraphPESCalculator(model)
+    F = []
+    for member in members:
+        member_atoms = atoms.copy()
+        member_atoms.calc = GraphPESCalculator(member)
+        F.append(member_atoms.get_forces())
+    np.testing.assert_allclose(atoms.get_forces(), np.mean(F, axis=0), atol=1e-12)
+    assert atoms.calc.results["energy_uncertainty"] > 0
+    sigma = atoms.calc.get_property("forces_uncertainty", atoms)
+    np.testing.assert_allclose(sigma, np.linalg.norm(F[0] - F[1], axis=1) / 2**0.5, atol=1e-12)
+    with pytest.raises(PropertyNotImplementedError, match="forces_uncertainty"):
+        GraphPESCalculator(members[0]).get_property("forces_uncertainty", atoms)
 
 
 def test_forces_are_the_default():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -27,7 +28,7 @@ from graph_pes.atomic_graph import AtomicGraph
 from graph_pes.cli.ipi import main, starting_structure
 from graph_pes.drivers import ipi as module
 from graph_pes.drivers.ipi import IPIPotential
-from graph_pes.models import LennardJones, PaiNN, load_model, save_model
+from graph_pes.models import Committee, LennardJones, PaiNN, load_model, save_model
 from graph_pes.testing.structures import StructureKind, random_structure
 from tests.conformance.models import MODELS, Row
 
@@ -134,6 +135,24 @@ def test_path_integrals_in_one_batch(argon: Path, batches: list[int]) -> None:
     centroid = ase.io.read(folder / "run.centroid.xyz", index=":")
     assert len(centroid) == 3
     assert centroid[0].get_distance(0, 1) == pytest.approx(5.26 / 2**0.5, rel=1e-5)
+
+
+def test_uncertainties_of_committees_are_extras(tmp_path: Path) -> None:
+    model = Committee([LennardJones(6.0, 0.0104, 3.4), LennardJones(6.0, 0.0110, 3.3)])
+    save_model(model, tmp_path / "model.pt")
+    first = bulk("Ar", cubic=True)
+    first.write(tmp_path / "init.xyz")
+    potential = IPIPotential(str(tmp_path / "init.xyz"), str(tmp_path / "model.pt"))
+    beads = [first.copy() for _ in range(3)]
+    for n, atoms in enumerate(beads):
+        atoms.rattle(0.05, seed=n)
+    cells, positions = zip(*map(sent, beads), strict=True)
+    keys = ["energy_uncertainty", "forces_uncertainty"]
+    expected = model.ase_calculator().calculate_all(beads, keys)
+    for result, wanted in zip(potential(list(cells), list(positions)), expected, strict=True):
+        extras = json.loads(result[3])
+        for key in keys:
+            np.testing.assert_allclose(np.squeeze(extras[key]), wanted[key], rtol=1e-6)
 
 
 def test_restart_is_the_uninterrupted_run(argon: Path) -> None:

@@ -13,7 +13,7 @@ from ase.build import bulk, molecule
 
 from graph_pes.atomic_graph import AtomicGraph
 from graph_pes.drivers.torch_sim import TorchSimModel
-from graph_pes.models import LennardJones, PaiNN
+from graph_pes.models import Committee, LennardJones, PaiNN
 from graph_pes.models.base import GraphPESModel
 from graph_pes.testing.structures import StructureKind, random_structure
 from tests.conformance.models import MODELS, Row
@@ -73,6 +73,17 @@ def test_only_what_is_asked_for() -> None:
     model.compute_stress = True
     assert set(model(state)) == {"energy", "stress"}
     assert not any(value.requires_grad for value in model(state).values())
+
+
+def test_uncertainties_of_committees() -> None:
+    torch.manual_seed(0)
+    model = Committee([PaiNN(channels=4, layers=1, cutoff=3.0) for _ in range(2)])
+    structures = [molecule("H2O"), molecule("CH4")]
+    found = model.torch_sim_model()(state_of(structures))
+    keys = ["energy_uncertainty", "forces_uncertainty"]
+    expected = model.ase_calculator().calculate_all(structures, keys)
+    np.testing.assert_allclose(found[keys[0]], [x[keys[0]] for x in expected], rtol=1e-5)
+    np.testing.assert_allclose(found[keys[1]], np.concatenate([x[keys[1]] for x in expected]), 1e-4)
 
 
 def test_molecules_have_no_stress() -> None:

@@ -38,7 +38,8 @@ OUTPUT_NAMES = {
     "forces": "non_conservative_force",
     "stress": "non_conservative_stress",
     "charges": "charge",
-    # properties that a model of one's own may declare under the names of the standard
+    "local_energies_ensemble": "energy_ensemble",
+    # of committees, and properties that a model of one's own may declare under these names
     "energy_ensemble": "energy_ensemble",
     "energy_uncertainty": "energy_uncertainty",
     "features": "feature",
@@ -94,8 +95,8 @@ def export_metatomic(
 
     The archive has an output for each property that the model predicts itself: ``energy``, of
     structures or per atom; ``non_conservative_force`` and ``non_conservative_stress`` where forces
-    and stress are predicted directly; ``charge``; ``energy_ensemble``, ``energy_uncertainty`` and
-    ``feature`` where a model of yours declares properties of this name; and others as
+    and stress are predicted directly; ``charge``; ``energy_ensemble`` and ``energy_uncertainty`` of
+    committees; ``feature`` where a model of yours declares a property of this name; and others as
     ``graph_pes::name``. Forces and stress are the derivatives of the energy, which engines take.
     The operations are those of the model, and are compared with it on inputs of three sizes
     before the file is put in place.

@@ -18,6 +18,7 @@ from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, as_directed, with_ed
 from graph_pes.deploy.engine import engine_graph
 from graph_pes.deploy.trace import TRACED, example_inputs, reported
 from graph_pes.models.base import GraphPropertyModel, in_precision_of
+from graph_pes.models.derivatives import energies_of_members
 
 from .function_model import CollectiveVariables
 
@@ -61,6 +62,9 @@ class BatchModel(nn.Module):
         self.outputs = [
             name for name in model.implemented_properties if PROPERTIES[name].per != "edge"
         ]
+        committee = {"local_energies_ensemble", "energy_ensemble"} & set(self.outputs)
+        if committee and "energy_uncertainty" not in self.outputs:
+            self.outputs.append("energy_uncertainty")
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         """What the model predicts, in the order of ``outputs``."""
@@ -77,6 +81,7 @@ class BatchModel(nn.Module):
             other={**graph.other, **further},
         )
         predictions = self.model(in_precision_of(self.model, graph))
+        predictions = {**energies_of_members(predictions, graph), **predictions}
         return [predictions[name] for name in self.outputs]
 
 

@@ -25,6 +25,7 @@ from graph_pes.deploy.metatomic import Description, export_metatomic
 from graph_pes.deploy.metatomic.export import interaction_range
 from graph_pes.models import (
     AdditionModel,
+    Committee,
     FixedOffset,
     GraphPESModel,
     LennardJones,
@@ -274,6 +275,26 @@ def test_wrong_arguments(model: torch.nn.Module, name: str, message: str, tmp_pa
 def test_references_have_kinds() -> None:
     with pytest.raises(ValueError, match="expected architecture, implementation, model, got mine"):
         Description(references={"mine": ["doi"]})
+
+
+def test_committees(tmp_path: Path) -> None:
+    members = [LennardJones(3.0, epsilon, sigma=1.4) for epsilon in (0.08, 0.1, 0.11)]
+    model = Committee(members).eval().double()
+    export_metatomic(model, tmp_path / "committee.pt")
+    calculator = MetatomicCalculator(tmp_path / "committee.pt", check_consistency=True)
+    atoms = atoms_list()
+    expected = model.ase_calculator().calculate_all(
+        atoms, ["energy_ensemble", "energy_uncertainty"]
+    )
+    for name in ("energy_ensemble", "energy_uncertainty"):
+        values, _, _ = asked(calculator, name)
+        wanted = np.stack([np.atleast_1d(found[name]) for found in expected])
+        np.testing.assert_allclose(values, wanted, rtol=1e-9)
+    of_atoms, samples, _ = asked(calculator, "energy_ensemble", kind="atom")
+    assert of_atoms.shape == (len(samples), 3) == (14, 3)
+    first = atoms[0]
+    first.calc = calculator
+    assert np.isfinite(first.get_forces()).all()
 
 
 def test_in_ipi(in_float32: Path, tmp_path: Path) -> None:
