@@ -3,10 +3,12 @@
 from .ase import GraphPESCalculator
 from .predict import check_elements, evaluation_mode, iterate_predictions, predict_all
 from .reuse import ReusableNeighbourList, reference_length_covered
+from .stopping import StopWhenUncertain
 
 __all__ = [
     "GraphPESCalculator",
     "ReusableNeighbourList",
+    "StopWhenUncertain",
     "check_elements",
     "evaluation_mode",
     "iterate_predictions",

@@ -9,6 +9,7 @@ from .dispersion import D3Dispersion
 from .eddp import EDDP
 from .freeze import freeze, freeze_all_except, freeze_any_matching, freeze_matching
 from .io import load_model, load_model_component, save_model
+from .last_layers import LastLayerCommittee
 from .lennard_jones import LennardJones, LennardJonesMixture
 from .lora import lora, merged
 from .mace import MACE, ZEmbeddingMACE
@@ -70,6 +71,7 @@ __all__ = [
     "GraphPESModel",
     "GraphPropertyModel",
     "GraphTensorModel",
+    "LastLayerCommittee",
     "LearnableOffset",
     "LearnableTensorOffset",
     "LearnedCharges",

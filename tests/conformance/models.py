@@ -15,6 +15,7 @@ from graph_pes.models.committee import Committee
 from graph_pes.models.coulomb import Coulomb, Ewald
 from graph_pes.models.dispersion import D3Dispersion
 from graph_pes.models.eddp import EDDP
+from graph_pes.models.last_layers import LastLayerCommittee
 from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
 from graph_pes.models.mace import MACE, ZEmbeddingMACE
 from graph_pes.models.morse import Morse
@@ -121,6 +122,12 @@ CHARGES = {"H": 0.3, "C": 0.1, "O": -0.5}
 def committee() -> GraphPESModel:
     depths = (0.2, 0.3, 0.35)
     return Committee([SmoothedPairPotential(Morse(4.0, D=D, a=2.0, r0=1.1)) for D in depths])
+
+
+def last_layer_committee() -> GraphPESModel:
+    model = LastLayerCommittee(schnet(), members=3)
+    model.deviations_0.normal_()
+    return model
 
 
 TRUNCATED = {"smooth": False}
@@ -238,5 +245,6 @@ MODELS = [
     Row("LearnableOffset", lambda: LearnableOffset(H=-13.6, C=-1030.5, O=-2043.25)),
     Row("AdditionModel", with_offsets),
     Row("Committee", committee),
+    Row("LastLayerCommittee", last_layer_committee),
     Row("UnitConverter", in_other_units),
 ]
