@@ -230,8 +230,11 @@ MODELS = [
         options={**LEARNS_ROTATION, **TRUNCATED},
         one_way=False,
     ),
-    Row("D3Dispersion", lambda: D3Dispersion(cutoff=5.0), options=TRUNCATED),
-    Row("D3Dispersion-zero", lambda: D3Dispersion("b3lyp", "zero", 5.0), options=TRUNCATED),
+    Row(
+        "D3Dispersion",
+        lambda: D3Dispersion(cutoff=5.0, elements=["H", "C", "O"]),
+        options=TRUNCATED,
+    ),
     Row("Coulomb", lambda: Coulomb(CHARGES, cutoff=5.0)),
     Row(
         "Coulomb-learned",
