@@ -108,7 +108,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Errors of energies and forces over the number of structures, both axes logarithmic."""
+    """Errors of energies and forces over the number of structures."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -117,10 +117,11 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         for way in WAYS:
             points = sorted((r["n"], 1000 * r[f"{key}_rmse"]) for r in results if r["way"] == way)
             if points:
-                panel.loglog(*zip(*points, strict=True), "o-", label=way, lw=1.5, ms=5)
+                panel.semilogx(*zip(*points, strict=True), "o-", label=way, lw=1.5, ms=5)
         panel.set(xlabel="training structures", ylabel=f"RMSE of {key}, {unit}")
         panel.set_xticks(SIZES, [str(n) for n in SIZES])
         panel.minorticks_off()
+        panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3, lw=0.5)
     axes[1].legend(fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
