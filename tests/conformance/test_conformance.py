@@ -14,6 +14,7 @@ from graph_pes.atomic_graph import AtomicGraph, as_directed, select_edges
 from graph_pes.models.addition import AdditionModel
 from graph_pes.models.base import GraphPESModel
 from graph_pes.models.lennard_jones import LennardJones
+from graph_pes.models.multi_head import MultiHead, select_head
 from graph_pes.testing import CHECKS, ModelUnderTest, check_model
 from graph_pes.testing.subject import graph_for
 
@@ -74,7 +75,7 @@ def test_directed_edges(row: Row) -> None:
 
 
 def test_every_model_has_a_row() -> None:
-    """Base classes apart."""
+    """Base classes apart, and what has several heads, of which one is chosen to predict."""
     made = {type(row.factory()) for row in MODELS}
     public = [getattr(graph_pes.models, name) for name in graph_pes.models.__all__]
     models = {c for c in public if isinstance(c, type) and issubclass(c, GraphPESModel)}
@@ -83,4 +84,8 @@ def test_every_model_has_a_row() -> None:
         for cls in models
         if not inspect.isabstract(cls) and not any(cls in other.__mro__[1:] for other in models)
     }
-    assert concrete - made == set()
+    assert concrete - made == {MultiHead}
+
+
+def test_a_head_of_several() -> None:
+    check_model(lambda: select_head(MultiHead(painn(), heads=["a", "b"]), "b"))
