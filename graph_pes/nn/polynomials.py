@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graph_pes.tensors import is_traced
+
 from .couplings import Couplings
 
 #: Atoms times channels of a chunk.
@@ -169,7 +171,7 @@ def _blocks(x: Tensor, C: int) -> Tensor:
 def _chunks(w: Tensor) -> Iterator[slice]:
     """Groups of atoms."""
     N, _, C = w.shape
-    if isinstance(N, torch.SymInt):  # being traced
+    if is_traced(N):
         yield slice(0, N)
         return
     size = max(1, CHUNK // C)

@@ -27,7 +27,7 @@ from .float64 import Float64Tensors
 from .folded_polynomials import FoldedPolynomials, Kinds, table_of
 from .irreps import Blocks, o3, parse_irreps
 from .polynomials import Polynomials, as_terms, matrices_of
-from .written_products import MAX_TERMS, written_polynomial_terms, written_polynomials
+from .written_products import written_polynomials, written_terms
 
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
@@ -119,10 +119,14 @@ class SymmetricContraction(Float64Tensors):
         self.terms, coefficients = as_terms(higher)
         self.register_float64_buffer("coefficients", coefficients, persistent=False)
         degrees = [ir.dim for _, ir in self.irreps_in]
-        self.written = [
-            written_polynomial_terms(term, matrix, degrees)
-            for term, matrix in zip(self.terms, matrices_of(self.terms, coefficients), strict=True)
-        ]
+        self.written = written_terms(
+            [
+                matrix.view(*term.shape, *(degrees[factor] for factor in term.pair))
+                for term, matrix in zip(
+                    self.terms, matrices_of(self.terms, coefficients), strict=True
+                )
+            ]
+        )
         one_channel = o3().Irreps([(1, ir) for _, ir in self.irreps_in])
         self.table_names = []
         for (_, ir), couplings in found.items() if correlation < 4 else ():
@@ -178,7 +182,7 @@ class SymmetricContraction(Float64Tensors):
             args = (self.terms, matrices, tables, kinds, sizes, w, *x)
             return list(FoldedPolynomials.apply(*args))
         w = torch.tensordot(attributes, W, dims=1)  # (N, paths, C)
-        if is_traced(N) and sum(map(len, self.written)) <= MAX_TERMS:
+        if is_traced(N) and self.written is not None:
             return written_polynomials(self.terms, self.written, sizes, w, x)
         return list(Polynomials.apply(self.terms, matrices, sizes, w, *x))
 

@@ -29,7 +29,7 @@ from .equivariant import checked_unique
 from .float64 import Float64Tensors
 from .irreps import Blocks, parse_irreps
 from .paths import Paths, find_paths
-from .written_products import MAX_TERMS, written_out, written_terms
+from .written_products import written_out, written_terms
 
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
@@ -71,8 +71,7 @@ class NeighbourTensorProduct(Float64Tensors):
         self.paths, self.irreps_out = find_paths(self.irreps_in, self.harmonics, wanted)
         self.n_weights = self.paths.width
         coefficients = [coupling.coefficients() for coupling in self.paths.couplings]
-        self.terms = [written_terms(C) for C in coefficients]
-        self.n_terms = sum(len(self.terms[path.coupling]) for path in self.paths.paths)
+        self.terms = written_terms([coefficients[path.coupling] for path in self.paths.paths])
         self.sizes = [C.numel() for C in coefficients]
         self.register_float64_buffer(
             "couplings", torch.cat([C.flatten() for C in coefficients]), persistent=False
@@ -104,7 +103,7 @@ class NeighbourTensorProduct(Float64Tensors):
                 strict=True,
             )
         ]
-        if is_traced(neighbours.shape[0]) and self.n_terms <= MAX_TERMS:
+        if is_traced(neighbours.shape[0]) and self.terms is not None:
             return written_out(self.paths, self.terms, x, Y, phi, V, neighbours)
         # Products with V, in backward passes too, are fastest in this layout.
         V = V.contiguous()
@@ -153,7 +152,7 @@ class NeighbourTensorProduct(Float64Tensors):
 def _chunks(paths: Paths, neighbours: Tensor) -> Iterator[slice]:
     """Groups of atoms, whose weights take ``CHUNK`` numbers."""
     N, D = neighbours.shape
-    if isinstance(N, torch.SymInt) or isinstance(D, torch.SymInt):  # being traced
+    if is_traced(N) or is_traced(D):
         yield slice(0, N)
         return
     size = max(1, CHUNK // max(1, D * paths.width))

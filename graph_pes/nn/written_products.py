@@ -23,9 +23,19 @@ MAX_TERMS = 256
 Terms = list[tuple[int, int, int, float]]
 
 
-def written_terms(coefficients: Tensor) -> Terms:
-    """Of coefficients of shape (2 l2 + 1, 2 l1 + 1, 2 l3 + 1)."""
-    return [(*m, coefficients[tuple(m)].item()) for m in coefficients.nonzero().tolist()]
+def written_terms(coefficients: Sequence[Tensor]) -> list[list[tuple]] | None:
+    """Indices and values of what is not zero in each of several tensors; None if that is too much.
+
+    Of couplings of shape (2 l2 + 1, 2 l1 + 1, 2 l3 + 1) these are `Terms`, and of those of
+    polynomials, see `Term`, `PolynomialTerms`.
+    """
+    places = [C.nonzero() for C in coefficients]
+    if sum(map(len, places)) > MAX_TERMS:
+        return None
+    return [
+        [(*m, value) for m, value in zip(at.tolist(), C[at.unbind(1)].tolist(), strict=True)]
+        for C, at in zip(coefficients, places, strict=True)
+    ]
 
 
 def written_out(
@@ -37,16 +47,16 @@ def written_out(
     V: Tensor,
     neighbours: Tensor,
 ) -> Blocks:
-    """The same as `NeighbourTensorProduct` of its arguments, with the terms of each coupling."""
+    """The same as `NeighbourTensorProduct` of its arguments, with the terms of each path."""
     N, D = neighbours.shape
     # By component, so that backward passes add up rows of (M, C), without copies of slices.
     h = [[component[neighbours] for component in block.unbind(1)] for block in x]
     y = [part.unbind(2) for part in Y.view(N, D, -1).split(paths.harmonics, dim=2)]
     weights = (phi @ V).view(N, D, -1).split(paths.widths, dim=2)
     blocks: list[list[Tensor]] = [[] for _ in paths.targets]
-    for p, w in zip(paths.paths, weights, strict=True):
+    for p, w, of_path in zip(paths.paths, weights, terms, strict=True):
         messages = [component * w for component in h[p.source]]
-        sums = _coupled(messages, y[p.harmonic], terms[p.coupling])
+        sums = _coupled(messages, y[p.harmonic], of_path)
         blocks[p.target].append(torch.stack(sums, dim=1))
     return [torch.cat(block, dim=2) for block in blocks]
 
@@ -67,13 +77,6 @@ def _coupled(messages: Sequence[Tensor], Y: Sequence[Tensor], terms: Terms) -> l
 #: Indices of a path, of components of the result, of the other factors and of both of the pair,
 #: where a coupling coefficient is not zero, and its value.
 PolynomialTerms = list[tuple[int, int, int, int, int, float]]
-
-
-def written_polynomial_terms(term: Term, matrix: Tensor, degrees: Sequence[int]) -> PolynomialTerms:
-    """Of the matrix of couplings of a term, of factors with so many components each."""
-    shape = (*term.shape, *(degrees[factor] for factor in term.pair))
-    coefficients = matrix.view(shape)
-    return [(*m, coefficients[tuple(m)].item()) for m in coefficients.nonzero().tolist()]
 
 
 def written_polynomials(
