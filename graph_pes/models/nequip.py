@@ -94,6 +94,9 @@ class NequIP(GraphPESModel):
     envelope_onset
         The distance in Å up to which the envelope is 1, as in SevenNet-0: `XPLOREnvelope`. By
         default it is a `PolynomialEnvelope`, which falls from the beginning.
+    layer_norm
+        Whether the features of each atom are divided by their root mean square before the gate,
+        as in Nequix: `graph_pes.nn.equivariant.EquivariantRMSNorm`.
 
     Raises
     ------
@@ -127,6 +130,7 @@ class NequIP(GraphPESModel):
         radial_features: int = 8,
         weights_mlp: Mapping[str, Any] | None = None,
         envelope_onset: float | None = None,
+        layer_norm: bool = False,
     ):
         super().__init__(cutoff, energy_properties(direct_force_predictions))
         self.representation = Representation(
@@ -141,6 +145,7 @@ class NequIP(GraphPESModel):
             radial_features=radial_features,
             weights_mlp=weights_mlp,
             envelope_onset=envelope_onset,
+            layer_norm=layer_norm,
         )
         self.head = EnergyAndForces(self.representation.irreps_out, direct_force_predictions)
 

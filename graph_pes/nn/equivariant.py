@@ -112,6 +112,42 @@ def checked_unique(irreps: Irreps) -> Irreps:
     return irreps
 
 
+class EquivariantRMSNorm(nn.Module):
+    r"""Divides the features of an atom by their root mean square, then scales each channel.
+
+    .. math::
+
+        x_{k c m} \leftarrow w_{k c} \, x_{k c m} \Big/ \sqrt{\frac{1}{K} \sum_{k'} \big\langle
+        x_{k' c' m'}^2 \big\rangle_{c' m'} + 10^{-12}}
+
+    with the mean over channels and components of each of K irreps, so that all irreps count the
+    same. Liao et al., doi:10.48550/arXiv.2306.12059, without centring, as in Nequix.
+
+    Parameters
+    ----------
+    irreps
+        Irreps of the features, each occurring once.
+    """
+
+    def __init__(self, irreps: str | Irreps):
+        super().__init__()
+        self.irreps = checked_unique(parse_irreps(irreps))
+        self.weights = nn.ParameterList(nn.Parameter(torch.ones(mul)) for mul, _ in self.irreps)
+
+    def forward(self, x: Sequence[Tensor]) -> Blocks:
+        """From blocks of the irreps to blocks of the same shapes."""
+        means = [(block**2).mean(dim=(1, 2), keepdim=True) for block in x]
+        factor = torch.rsqrt(torch.cat(means, dim=1).mean(dim=1, keepdim=True) + 1e-12)
+        return [block * (weight * factor) for block, weight in zip(x, self.weights, strict=True)]
+
+    def non_decayable_parameters(self) -> list[nn.Parameter]:
+        """Scales must not decay to zero."""
+        return list(self.weights)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return str(self.irreps)
+
+
 # Activations are divided by their root mean square for normally distributed input. These are
 # the numbers of e3nn, which are averages over a sample; the exact ones differ by up to 0.2 %.
 SILU_GAIN, TANH_GAIN = 1.6791767923989418, 1.5937334472592695

@@ -20,7 +20,7 @@ from graph_pes.atomic_graph import (
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
 from .edges import Edges, edges_of
 from .envelopes import Envelope, PolynomialEnvelope, XPLOREnvelope
-from .equivariant import EquivariantBilinear, EquivariantLinear, Gate
+from .equivariant import EquivariantBilinear, EquivariantLinear, EquivariantRMSNorm, Gate
 from .irreps import Blocks, merged, o3, parse_irreps
 from .per_element import AtomicOneHot, PerElementEmbedding
 from .radial import Bessel
@@ -64,6 +64,8 @@ class Layer(nn.Module):
         Which kind, if any.
     aggregation
         How sums over neighbours are normalised.
+    layer_norm
+        Whether features are normalised before the gate.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Layer(nn.Module):
         n_attributes: int,
         self_interaction: SelfInteraction | None,
         aggregation: NeighbourAggregationMode,
+        layer_norm: bool = False,
     ):
         super().__init__()
         self.irreps_in, self.irreps_out = irreps_in, irreps_out
@@ -90,6 +93,7 @@ class Layer(nn.Module):
                 f"no coupling of {irreps_in} with the edge irreps {harmonics} gives all of "
                 f"{mixed}: add 0e to the edge irreps"
             )
+        self.norm = EquivariantRMSNorm(mixed) if layer_norm else None
         self.self_interaction: EquivariantBilinear | EquivariantLinear | None = None
         if self_interaction == "tensor_product":
             self.self_interaction = EquivariantBilinear(irreps_in, n_attributes, mixed)
@@ -132,7 +136,7 @@ class Layer(nn.Module):
                 own = self.self_interaction(x)
             for target, block in zip(self.added_to, own, strict=True):
                 new[target] = new[target] + block
-        return self.gate(new)
+        return self.gate(new if self.norm is None else self.norm(new))
 
 
 def parse_features(features: Mapping[str, Any]) -> tuple[Irreps, Irreps]:
@@ -261,6 +265,7 @@ class Representation(nn.Module):
         radial_features: int,
         weights_mlp: Mapping[str, Any] | None,
         envelope_onset: float | None = None,
+        layer_norm: bool = False,
     ):
         super().__init__()
         if self_interaction not in ("tensor_product", "linear", None):
@@ -280,8 +285,9 @@ class Representation(nn.Module):
         if envelope_onset is not None:
             self.envelope = XPLOREnvelope(cutoff, envelope_onset)
         weights = weights_network(radial_features, weights_mlp)
+        mode = neighbour_aggregation
         stack = [
-            Layer(a, b, edges, weights, n_attributes, self_interaction, neighbour_aggregation)
+            Layer(a, b, edges, weights, n_attributes, self_interaction, mode, layer_norm)
             for a, b in pairwise(irreps)
         ]
         self.layers = nn.ModuleList(stack)

@@ -191,6 +191,7 @@ MODELS = [
             features={"node_irreps": "4x0e + 3x1o + 2x2e", "edge_irreps": "0e + 1o + 2e"},
             self_interaction="linear",
             neighbour_aggregation="constant_learnable",
+            layer_norm=True,
         ),
     ),
     Row(
