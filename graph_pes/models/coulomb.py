@@ -196,13 +196,14 @@ class Ewald(GraphPESModel):
         """Of torch-pme; it keeps what it computes, so that each call has one of its own."""
         pme = optional_package("torchpme", "electrostatics", "Ewald needs the package torch-pme")
         smearing = self.cutoff_value / 6
-        potential = pme.CoulombPotential(smearing)
-        if self.method == "ewald":
-            made = pme.EwaldCalculator(potential, smearing / 2, full_neighbor_list=True)
-        else:
-            made = pme.PMECalculator(
-                potential, smearing / 4, interpolation_nodes=6, full_neighbor_list=True
-            )
+        with torch.device("cpu"):  # whose values it reads
+            potential = pme.CoulombPotential(smearing)
+            if self.method == "ewald":
+                made = pme.EwaldCalculator(potential, smearing / 2, full_neighbor_list=True)
+            else:
+                made = pme.PMECalculator(
+                    potential, smearing / 4, interpolation_nodes=6, full_neighbor_list=True
+                )
         return made.to(device=device, dtype=dtype)
 
 

@@ -52,6 +52,34 @@ def check_dtype(subject: ModelUnderTest) -> None:
                             )
 
 
+def check_device(subject: ModelUnderTest) -> None:
+    """Everything happens on the device of the model, whatever torch's default device.
+
+    No GPU is needed: the default device is made one that holds no data, and mixing its tensors
+    with others is an error. Constants have to be buffers, or they stay behind when the model
+    is moved.
+    """
+    model = subject.model(torch.float64)
+    for name, module in model.named_modules():
+        if loose := [key for key, value in vars(module).items() if isinstance(value, Tensor)]:
+            raise AssertionError(
+                f"{name or type(model).__name__}: {loose} would not be moved to another device; "
+                "use register_buffer"
+            )
+    for name, atoms in subject.named_structures():
+        graph = graph_for(model, atoms)
+        expected = all_predictions(model, graph)
+        try:
+            with torch.device("meta"):
+                predicted = all_predictions(model, graph)
+        except Exception as error:
+            raise AssertionError(
+                f"{name}: fails if torch's default device is not that of the model. Pass "
+                "device=... when you make tensors."
+            ) from error
+        assert_same_bits(f"{name}, torch's default device being another", predicted, expected)
+
+
 def check_precision(subject: ModelUnderTest) -> None:
     """Single precision gives what double precision gives, to 1e-4 of the largest force."""
     double = subject.model(torch.float64)

@@ -20,6 +20,7 @@ from .derivatives import (
 from .locality import check_beyond_cutoff, check_cutoff
 from .robustness import (
     check_copies,
+    check_device,
     check_dtype,
     check_files,
     check_grad_modes,
@@ -45,6 +46,7 @@ CHECKS: Final[Mapping[str, Callable[[ModelUnderTest], None]]] = MappingProxyType
     {
         "shapes": check_shapes,
         "dtype": check_dtype,
+        "device": check_device,
         "precision": check_precision,
         "purity": check_purity,
         "grad_modes": check_grad_modes,

@@ -45,6 +45,8 @@ CAUGHT_BY: list[tuple[Callable[[], GraphPESModel], str]] = [
     (wrong.NaNForOneAtom, "shapes"),
     (wrong.FailsWithoutEdges, "shapes"),
     (wrong.DefaultDtype, "dtype"),
+    (wrong.DefaultDevice, "device"),
+    (wrong.StaysBehind, "device"),
     (wrong.RoundsTotalEnergies, "precision"),
     (wrong.Mutates, "purity"),
     (wrong.Counts, "purity"),

@@ -204,6 +204,20 @@ class DefaultDtype(Toy):
         return super().embed(density) + (density[:, None] @ torch.ones(1, 1))[:, 0]
 
 
+class DefaultDevice(Toy):
+    def embed(self, density: Tensor) -> Tensor:
+        return super().embed(density) + torch.ones(1, dtype=density.dtype)
+
+
+class StaysBehind(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.ones(1)
+
+    def embed(self, density: Tensor) -> Tensor:
+        return super().embed(density) + self.one.to(density.dtype)
+
+
 class RoundsTotalEnergies(Toy):
     def embed(self, density: Tensor) -> Tensor:
         return super().embed(density) - 1e5
