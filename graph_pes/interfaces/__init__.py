@@ -7,6 +7,7 @@ from .ani import ani
 from .chgnet import chgnet
 from .mace import egret, go_mace_23, mace_model, mace_mp, mace_off, mace_omol
 from .matgl import matgl_model
+from .mattersim import mattersim
 from .nequix import nequix
 from .orb import orb_model
 from .sevennet import sevennet
@@ -21,6 +22,7 @@ __all__ = [
     "mace_off",
     "mace_omol",
     "matgl_model",
+    "mattersim",
     "nequix",
     "orb_model",
     "sevennet",

@@ -53,7 +53,7 @@ class Package:
             if not submodule:
                 return package
             return importlib.import_module(f"{self.module}.{submodule}")
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # the latter of libraries that do not match
             raise ImportError(
                 f"this model needs the package {self.module}, which can't be imported ({error}): "
                 f"pip install 'graph-pes[{self.extra}]', best in an environment of its own, since "
