@@ -281,6 +281,11 @@ class L2ToStart(Loss):
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and id(parameter) not in exempt
         }
+        if not self._start:
+            raise ValueError(
+                "L2ToStart: expected weights to keep near their start, but all are frozen, or "
+                "energies of atoms and scales. Remove this loss, or freeze less"
+            )
 
     def forward(
         self,

@@ -158,6 +158,11 @@ def test_distance_from_the_start():
     assert kept == {name for name in parameters if not any(part in name for part in free)}
 
 
+def test_nothing_to_keep_near_its_start():
+    with pytest.raises(ValueError, match="L2ToStart: expected weights"):
+        L2ToStart().start_from(LearnableOffset(H=1.0))
+
+
 def test_a_pull_keeps_weights(data_files: Path, tmp_path: Path):
     def distance(loss: str) -> float:
         recorder = Recorder()
