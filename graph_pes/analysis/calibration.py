@@ -15,7 +15,7 @@ from graph_pes.models.base import GraphPESModel
 from graph_pes.models.committee import Committee
 from graph_pes.models.last_layers import LastLayerCommittee
 
-from .axes import COLOURS, require_matplotlib, tidy
+from .axes import COLOURS, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,12 +202,7 @@ def calibration_figure(calibrations: Mapping[str, Sequence[Calibration]]) -> Fig
     properties = list(dict.fromkeys(c.property for cs in calibrations.values() for c in cs))
     if not properties:
         raise ValueError("nothing to plot: there is no calibration")
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.8 * len(properties), 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.8 * len(properties), 3.8)
     axes = figure.subplots(1, len(properties), squeeze=False)[0]
     for ax, property in zip(axes, properties, strict=True):
         _draw(ax, {k: c for k, cs in calibrations.items() for c in cs if c.property == property})

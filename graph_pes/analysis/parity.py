@@ -20,7 +20,7 @@ from graph_pes.atomic_graph import (
 from graph_pes.drivers import GraphPESCalculator, predict_all
 from graph_pes.models.base import GraphPropertyModel
 
-from .axes import COLOURS, given_or_current, require_matplotlib, tidy
+from .axes import COLOURS, given_or_current, new_figure, tidy
 from .comparison import Comparison
 from .errors import display_unit, three_digits
 
@@ -162,12 +162,7 @@ def parity_figure(comparisons: Mapping[str, Sequence[Comparison]]) -> Figure:
     properties = list(dict.fromkeys(c.property for cs in comparisons.values() for c in cs))
     if not properties:
         raise ValueError("nothing to plot: no structure has a label that the model predicts")
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.5 * len(properties), 4.65), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.5 * len(properties), 4.65)
     axes = figure.subplots(2, len(properties), height_ratios=[3, 1], sharex="col", squeeze=False)
     colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(comparisons)}
     for property, (above, below) in zip(properties, axes.T, strict=True):
