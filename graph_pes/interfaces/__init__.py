@@ -11,6 +11,7 @@ from .mattersim import mattersim
 from .nequix import nequix
 from .orb import orb_model
 from .sevennet import sevennet
+from .upet import upet
 
 __all__ = [
     "ani",
@@ -26,4 +27,5 @@ __all__ = [
     "nequix",
     "orb_model",
     "sevennet",
+    "upet",
 ]

@@ -102,7 +102,9 @@ def assert_usable(model: GraphPESModel, atoms: ase.Atoms, folder: Path) -> None:
     for key, value in again.predict(graph, ["energy", "forces"]).items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
     again.pre_fit_all_components([graph._replace(properties={"energy": before["energy"] - 1})])
-    torch.testing.assert_close(again.predict_energy(graph), before["energy"], rtol=0, atol=0)
+    # With forces again: some kernels of torch differ where there is nothing to differentiate.
+    energy = again.predict(graph, ["energy", "forces"])["energy"]
+    torch.testing.assert_close(energy, before["energy"], rtol=0, atol=0)
     again.train()
     forces = again.predict_forces(graph)
     (forces**2).sum().backward()
