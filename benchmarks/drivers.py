@@ -126,7 +126,10 @@ def compiled(case: Case) -> Results:
 def exported(case: Case, mode: str = "compiled") -> Results:
     """As made by the command, in the precision of the model, with tables if that is single."""
     file = case.folder / {"compiled": "model.pt2", "portable": "portable.pt2"}[mode]
-    export([str(case.file), str(file), "--mode", mode])
+    try:
+        export([str(case.file), str(file), "--mode", mode])
+    except SystemExit as error:  # it has printed why
+        raise ExportError("by the command") from error
     return by_calculator(GraphPESCalculator(file), case.atoms)
 
 

@@ -92,7 +92,7 @@ class EngineModel(nn.Module):
 
     def __init__(self, model: GraphPropertyModel):
         super().__init__()
-        check_parts_suffice(model)
+        check_exportable(model)
         self.model = model
         self.cutoff = model.cutoff_value
         self.has_energies = "local_energies" in model.implemented_properties
@@ -166,8 +166,8 @@ class EngineModel(nn.Module):
         return graph._replace(other={**graph.other, GHOSTS: Z})
 
 
-def check_parts_suffice(model: GraphPropertyModel) -> None:
-    """Make sure that no part of a model says that it needs whole structures.
+def check_exportable(model: GraphPropertyModel) -> None:
+    """Make sure that no part of a model says that it needs whole structures, or another package.
 
     Raises
     ------
@@ -180,6 +180,12 @@ def check_parts_suffice(model: GraphPropertyModel) -> None:
             raise ExportError(
                 f"{type(module).__name__} needs the whole structure: {reason}. It can't be "
                 "compiled, exported or run in LAMMPS, where a process may only know a part"
+            )
+        package = getattr(module, "calls_package", None)
+        if package is not None:
+            raise ExportError(
+                f"{type(module).__name__} calls the package {package} and runs from Python only: "
+                "it can't be compiled or exported, as models made with native=True can"
             )
 
 

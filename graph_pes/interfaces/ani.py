@@ -47,6 +47,8 @@ class ANIModel(GraphPESModel):
         If torchani is not installed.
     """
 
+    calls_package = "torchani"
+
     def __init__(self, settings: Mapping[str, Any]):
         cutoff = settings["constants"]["radial_cutoff"]
         super().__init__(cutoff, implemented_properties=["local_energies"])

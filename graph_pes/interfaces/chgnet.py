@@ -40,6 +40,8 @@ class CHGNetModel(GraphPESModel):
         If chgnet is not installed.
     """
 
+    calls_package = "chgnet"
+
     def __init__(self, settings: Mapping[str, Any], n_elements: int = 94):
         super().__init__(settings["atom_graph_cutoff"], implemented_properties=["local_energies"])
         self.angle_cutoff = float(settings["bond_graph_cutoff"])

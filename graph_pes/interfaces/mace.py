@@ -95,6 +95,8 @@ class MACETorchModel(GraphPESModel):
         If there is no such head.
     """
 
+    calls_package = "mace-torch"
+
     def __init__(self, settings: Mapping[str, Any], head: str | None = None):
         super().__init__(settings["r_max"], implemented_properties=["local_energies"])
         heads = list(settings["heads"])

@@ -49,6 +49,8 @@ class MatGLTensorNet(GraphPESModel):
 
     scale: Tensor
 
+    calls_package = "matgl"
+
     def __init__(self, settings: Mapping[str, Any]):
         super().__init__(settings["cutoff"], implemented_properties=["local_energies"])
         _check_version()

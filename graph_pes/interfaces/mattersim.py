@@ -49,6 +49,8 @@ class MatterSimModel(GraphPESModel):
         If mattersim is not installed.
     """
 
+    calls_package = "mattersim"
+
     def __init__(self, settings: Mapping[str, Any]):
         super().__init__(settings["cutoff"], ["local_energies"], settings["threebody_cutoff"])
         self.one_hot = AtomicOneHot(SYMBOLS[1 : settings["max_z"] + 1])

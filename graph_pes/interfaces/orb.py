@@ -57,6 +57,7 @@ class OrbModel(GraphPESModel):
     """
 
     needs_whole_structure = "its energies are those of the mean of all atoms"
+    calls_package = "orb-models"
 
     def __init__(self, settings: Mapping[str, Any]):
         direct = [] if settings["conservative"] else ["forces", *["stress"] * settings["stress"]]

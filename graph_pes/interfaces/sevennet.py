@@ -54,6 +54,8 @@ class SevenNetModel(GraphPESModel):
         If there is no such data set, or none was chosen.
     """
 
+    calls_package = "sevenn"
+
     def __init__(self, settings: Mapping[str, Any], modal: str | None = None):
         super().__init__(settings["cutoff"], implemented_properties=["local_energies"])
         self.one_hot = AtomicOneHot(_elements(settings))

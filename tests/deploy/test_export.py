@@ -174,6 +174,24 @@ def test_models_that_can_not_be_traced_are_an_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class Foreign(LennardJones):
+    """Called as the networks of `graph_pes.interfaces` are."""
+
+    calls_package = "chemistry"
+
+
+def test_models_of_other_packages_are_refused_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = AdditionModel(network=Foreign(), offset=FixedOffset(H=-13.6))
+    with pytest.raises(ExportError, match="Foreign calls the package chemistry .*native=True"):
+        export_model(model, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+    calculator = model.ase_calculator(compile=True)
+    assert calculator.model is model
+    assert "Foreign calls the package chemistry and runs from Python only" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

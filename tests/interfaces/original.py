@@ -12,6 +12,7 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator
 
 from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.deploy import ExportError, export_model
 from graph_pes.models import GraphPESModel, load_model, save_model
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -93,7 +94,10 @@ def assert_equal_to_original(
 
 
 def assert_usable(model: GraphPESModel, atoms: ase.Atoms, folder: Path) -> None:
-    """A model can be trained, and saved; it can be differentiated with respect to edges."""
+    """A model can be trained, and saved; it can be differentiated with respect to edges.
+
+    One that calls another package says so where it can't run.
+    """
     graph = AtomicGraph.from_ase(atoms, model.cutoff_value, dtype=model.dtype)
     before = model.predict(graph, ["energy", "forces"])
     save_model(model, folder / "model.pt")
@@ -115,3 +119,6 @@ def assert_usable(model: GraphPESModel, atoms: ase.Atoms, folder: Path) -> None:
         for parameter in trained:
             parameter -= (1e-3 / size) * parameter.grad
     assert 0 < (again.predict_forces(graph) - forces).abs().max() < 0.5 * forces.abs().max()
+    if any(getattr(module, "calls_package", None) for module in again.modules()):
+        with pytest.raises(ExportError, match="calls the package|needs the whole structure"):
+            export_model(again, folder / "model.pt2")

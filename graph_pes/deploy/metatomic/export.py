@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graph_pes.atomic_graph import PROPERTIES, PropertyKey
-from graph_pes.deploy.engine import MIN_COLUMNS, ExportError, check_parts_suffice
+from graph_pes.deploy.engine import MIN_COLUMNS, ExportError, check_exportable
 from graph_pes.deploy.export import check_locality
 from graph_pes.deploy.outputs import TOLERANCES, relative_error
 from graph_pes.deploy.reach import layers_of
@@ -131,7 +131,7 @@ def export_metatomic(
         raise ExportError(
             f"expected a GraphPESModel or another model of properties, got {type(model).__name__}"
         )
-    check_parts_suffice(model)
+    check_exportable(model)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # TorchScript's, of itself
         warnings.filterwarnings("ignore", category=DeprecationWarning)
