@@ -21,12 +21,22 @@ from graph_pes.atomic_graph import (
     sum_per_structure,
     to_batch,
 )
+from graph_pes.atomic_graph.others import HEAD, head_number
 from graph_pes.atomic_graph.properties import PROPERTIES, Property
 from graph_pes.deploy import ExportError
 from graph_pes.deploy.compiled_training import CompiledTraining, check_agreement
 from graph_pes.deploy.training_code import joint_program
 from graph_pes.deploy.training_function import TrainingFunction, training_inputs
-from graph_pes.models import AdditionModel, LearnableOffset, Morse, NequIP, PaiNN, freeze_matching
+from graph_pes.models import (
+    AdditionModel,
+    LearnableOffset,
+    Morse,
+    MultiHead,
+    NequIP,
+    PaiNN,
+    freeze_matching,
+    lora,
+)
 from graph_pes.models.base import GraphPropertyModel
 from tests.conformance.models import small_nequip
 from tests.recorded import without_machine_code as without_machine_code
@@ -235,6 +245,22 @@ def test_frozen_parameters_have_no_gradient_until_they_are_trained() -> None:
     model["a"].requires_grad_(True)
     assert_same(compiled, batch, KEYS)
     assert [len(variant.trained) for variant in compiled._code] == [2, 4]
+
+
+@pytest.mark.usefixtures("without_machine_code")
+def test_corrections_of_low_rank_and_heads() -> None:
+    model = MultiHead(
+        lora(NETWORKS["PaiNN"](), rank=1, targets=".*updates"), ["a", "b"], ".*read_out"
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    compiled = CompiledTraining(model.double().train())
+    for batch in batches()[:2]:
+        heads = [head_number("ab"[n % 2]) for n in range(len(batch.cell))]
+        assert_same(compiled, batch._replace(other={HEAD: torch.tensor(heads)}), KEYS)
+    assert [code is not None for code in compiled._code.values()] == [True]
+    assert any("lora_left" in n for n, p in model.named_parameters() if p.requires_grad)
 
 
 # --- what goes wrong ----------------------------------------------------------------------------
