@@ -13,8 +13,9 @@ from lammps_properties import Charged
 from lammps_runs import STRUCTURES, LAMMPSError, run_lammps
 
 from graph_pes.atomic_graph import AtomicGraph
-from graph_pes.models import Committee, LennardJones
+from graph_pes.models import Committee, SchNet
 from graph_pes.models.base import GraphPropertyModel
+from tests.conformance.models import randomised
 
 SUMS = ["charges", "tensor", "dipole", "total_charge"]
 
@@ -178,35 +179,41 @@ print "RESULTS $(c_sum:%.16g)"
         assert float(line.split()[1]) == pytest.approx(wanted, abs=1e-8)
 
 
-def test_uncertainties_of_a_committee(data: Path) -> None:
-    """Members' forces on an atom come from all processes, whatever the group."""
-    members = [LennardJones(3.0, epsilon=0.1, sigma=sigma) for sigma in (1.8, 1.9)]
-    model = Committee(members).double().eval()
+def test_a_committee(data: Path) -> None:
+    """Of networks: members' forces on an atom come from all processes, whatever the group."""
+    members = [SchNet(channels=4, expansion_features=5, layers=2, cutoff=3.0) for _ in range(2)]
+    model = Committee([randomised(member) for member in members]).double().eval()
     graph = AtomicGraph.from_ase(STRUCTURES["triclinic"](), 3.0, dtype=torch.float64)
-    wanted = model.predict(graph, ["energy_uncertainty", "forces_uncertainty"])
-    commands = """\
+    keys = ["energy", "forces", "energy_uncertainty", "forces_uncertainty"]
+    wanted = {key: value.numpy() for key, value in model.predict(graph, keys).items()}
+    file = quickly_compiled(model)
+    commands = f"""\
 units metal
 atom_style atomic
 box tilt large
 read_data triclinic.data
+pair_style graph_pes
+pair_coeff * * {file} Si O
 group silicon type 1
 compute sigma all graph_pes {file} forces_uncertainty Si O
 compute of_silicon silicon graph_pes {file} forces_uncertainty Si O
 compute e all graph_pes {file} local_energies_ensemble Si O
 compute sum all reduce sum c_e[1] c_e[2]
 variable sigma equal sqrt((c_sum[1]-c_sum[2])^2/2)
-thermo_style custom step v_sigma
-dump values all custom 1 values.dump id c_sigma c_of_silicon
+thermo_style custom step pe v_sigma
+dump values all custom 1 values.dump id fx fy fz c_sigma c_of_silicon
 dump_modify values sort id format float %.16g
 run 0
-print "RESULTS $(v_sigma:%.16g)"
-""".format(file=quickly_compiled(model))
-    forces = wanted["forces_uncertainty"].numpy()
-    columns = np.stack([forces, forces * (graph.Z == 14).numpy()], axis=1)
+print "RESULTS $(pe:%.16g) $(v_sigma:%.16g)"
+"""
+    sigma = wanted["forces_uncertainty"]
+    of_silicon = sigma * (graph.Z == 14).numpy()
+    columns = np.column_stack([wanted["forces"], sigma, of_silicon])
     for ranks in (1, 2):
         printed = run_lammps(data, commands, ranks)
         (line,) = (x for x in printed.split("\n") if x.startswith("RESULTS"))
-        assert float(line.split()[1]) == pytest.approx(float(wanted["energy_uncertainty"]))
+        energies = [float(word) for word in line.split()[1:]]
+        np.testing.assert_allclose(energies, [wanted[keys[0]], wanted[keys[2]]], atol=1e-9)
         table = np.loadtxt(data / "values.dump", skiprows=9)[:, 1:]
-        np.testing.assert_allclose(table, columns, atol=1e-10)
-    assert forces.max() > 1e-3
+        np.testing.assert_allclose(table, columns, atol=1e-9)
+    assert min(sigma.max(), abs(wanted["forces"]).max()) > 1e-3

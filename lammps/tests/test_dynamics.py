@@ -91,6 +91,23 @@ def test_sum_with_another_potential(data: Path, compiled: Compiled) -> None:
         found["both"].assert_equal(Results(**total), 1e-8)
 
 
+def test_sum_of_two_files(
+    data: Path, compiled: Compiled, expected: Callable[[GraphPESModel, str], Results]
+) -> None:
+    """Both exchange ghosts, of which they know nothing from each other."""
+    files = {name: compiled(name) for name in ("SchNet", "sum")}
+    wanted = [expected(model, "triclinic") for model, _ in files.values()]
+    potential = "pair_style hybrid/overlay graph_pes graph_pes\n" + "\n".join(
+        f"pair_coeff * * graph_pes {n} {file} Si O" for n, (_, file) in enumerate(files.values(), 1)
+    )
+    terms = ("energy", "energies", "forces", "virial", "virials")
+    total = Results(**{term: sum(getattr(part, term) for part in wanted) for term in terms})
+    assert all(abs(part.forces).max() > 0.01 for part in wanted)
+    for ranks, newton in ((1, "on"), (2, "on"), (2, "off")):
+        printed = run_lammps(data, single_points(potential, ["triclinic"], newton), ranks)
+        read_results(data, "triclinic", printed).assert_equal(total, 1e-8)
+
+
 def test_types_of_another_style(
     data: Path, compiled: Compiled, expected: Callable[[GraphPESModel, ase.Atoms], Results]
 ) -> None:
