@@ -151,7 +151,7 @@ def by_lammps(case: Case, processes: int) -> Results:
     )
     if done.returncode:
         said = done.stdout + done.stderr
-        raise ExportError("; ".join(dict.fromkeys(re.findall(r"ERROR.*: (.*)", said))) or said)
+        raise ExportError("; ".join(dict.fromkeys(re.findall(r"ERROR[^:]*: (.*)", said))) or said)
     return of_lammps(case.folder, done.stdout)
 
 

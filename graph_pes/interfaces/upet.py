@@ -43,6 +43,7 @@ class UPETModel(GraphPESModel):
         If metatrain is not installed.
     """
 
+    calls_package = "metatrain"
     scales: Tensor
 
     def __init__(self, settings: Mapping[str, Any]):

@@ -94,8 +94,8 @@ def test_sum_with_another_potential(data: Path, compiled: Compiled) -> None:
 def test_sum_of_two_files(
     data: Path, compiled: Compiled, expected: Callable[[GraphPESModel, str], Results]
 ) -> None:
-    """Both exchange ghosts, of which they know nothing from each other."""
-    files = {name: compiled(name) for name in ("SchNet", "sum")}
+    """A network and, as dispersion might be, a potential of pairs."""
+    files = {name: compiled(name) for name in ("SchNet", "pair")}
     wanted = [expected(model, "triclinic") for model, _ in files.values()]
     potential = "pair_style hybrid/overlay graph_pes graph_pes\n" + "\n".join(
         f"pair_coeff * * graph_pes {n} {file} Si O" for n, (_, file) in enumerate(files.values(), 1)
