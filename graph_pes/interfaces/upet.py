@@ -46,6 +46,8 @@ class UPETModel(GraphPESModel):
     calls_package = "metatrain"
     scales: Tensor
 
+    calls_package = "metatrain"
+
     def __init__(self, settings: Mapping[str, Any]):
         self.settings = settings["hypers"]
         super().__init__(self.settings["cutoff"], implemented_properties=["local_energies"])
