@@ -43,7 +43,6 @@ class UPETModel(GraphPESModel):
         If metatrain is not installed.
     """
 
-    calls_package = "metatrain"
     scales: Tensor
 
     calls_package = "metatrain"
