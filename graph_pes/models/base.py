@@ -68,7 +68,7 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
     three_body_cutoff: Tensor
     #: Why a part of a structure is not enough to predict any of it, where it is not.
     needs_whole_structure: ClassVar[str | None] = None
-    #: The package that is called to predict, where one is: such models can't leave Python.
+    #: Another package that the model calls, if any, so that it can't leave Python.
     calls_package: ClassVar[str | None] = None
 
     def __init__(
