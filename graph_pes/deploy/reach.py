@@ -40,7 +40,7 @@ def layers_of(model: GraphPropertyModel) -> int:
     >>> layers_of(LennardJones()), layers_of(SchNet(layers=3, channels=4))
     (1, 3)
     """
-    function = EngineModel(in_double(model))
+    function = EngineModel(_in_double(model))
     reached = max(_reached(function, chain(function.model, seed)) for seed in range(TRIALS))
     if reached == GROUPS:
         raise ExportError(
@@ -63,7 +63,7 @@ def exchanges_ghosts(model: GraphPropertyModel) -> bool:
     >>> exchanges_ghosts(SchNet(layers=2, channels=4))
     True
     """
-    function = EngineModel(in_double(model))
+    function = EngineModel(_in_double(model))
     inputs = example_inputs(function.model, 7, 6)
     N = len(inputs.Z)
     to_images = N * torch.randint(
@@ -121,6 +121,5 @@ def _reached(function: EngineModel, inputs: EngineInputs) -> int:
     return int(rows.max()) // MEMBERS + 1 if len(rows) else 0
 
 
-def in_double(model: GraphPropertyModel) -> GraphPropertyModel:
-    """A copy in double precision, on the CPU."""
+def _in_double(model: GraphPropertyModel) -> GraphPropertyModel:
     return copy.deepcopy(model).eval().cpu().double().requires_grad_(False)
