@@ -23,7 +23,7 @@ from .engine import MIN_COLUMNS, EngineModel, ExportError
 from .exported import METADATA_FILE, Metadata, read_exported
 from .matrix_products import BFLOAT16_TOLERANCE, Products, check_products
 from .outputs import TOLERANCES, kinds_of, relative_error, separate_groups, unit_of, widths_of
-from .radial_tables import TableReport, with_radial_tables
+from .radial_tables import TableReport, looks_filters_up, with_radial_tables
 from .reach import exchanges_ghosts, layers_of
 from .trace import dtype_of, example_inputs, known_elements, traced_program
 
@@ -105,7 +105,7 @@ def export_model(
             extra = {METADATA_FILE: json.dumps(metadata.as_strings())}
             torch.export.save(program, made, extra_files=extra)
         else:
-            compile_program(program, made, metadata)
+            compile_program(program, made, metadata, looks_filters_up(tabulated))
         tolerance = TOLERANCES[dtype_of(model)] if products == "full" else BFLOAT16_TOLERANCE
         errors = check_agreement(model, made, tolerance, table_tolerance if tables else 0.0)
         if products == "bfloat16":
@@ -148,14 +148,27 @@ def metadata_of(
     )
 
 
-def compile_program(program: torch.export.ExportedProgram, path: str, metadata: Metadata) -> None:
+#: How loops are made: several threads would add neighbours up with atomic operations, which are
+#: slower than one thread (engines run several processes instead), and indices that are known to
+#: be right (`ExportedModel.evaluate`, LAMMPS) need no checks in the innermost loop.
+LOOPS = {"cpp.threads": 1, "assert_indirect_indexing": False}
+
+#: Where filters are looked up as they multiply features (`graph_pes.nn.tabulated_messages`), loops
+#: of far more operations than usual are faster than to store what they have in common.
+LONG_LOOPS = {
+    "realize_reads_threshold": 40,
+    "realize_opcount_threshold": 1000,
+    "realize_acc_reads_threshold": 60,
+}
+
+
+def compile_program(
+    program: torch.export.ExportedProgram, path: str, metadata: Metadata, long_loops: bool = False
+) -> None:
     """Compile a program for this machine, into an archive with its metadata."""
-    options = {
-        "aot_inductor.metadata": metadata.as_strings(),
-        # Several threads would add neighbours up with atomic operations, which are slower than
-        # one thread: engines run several processes instead.
-        "cpp.threads": 1,
-    }
+    options = {"aot_inductor.metadata": metadata.as_strings(), **LOOPS}
+    if long_loops:
+        options |= LONG_LOOPS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler, about its own code
         torch._inductor.aoti_compile_and_package(

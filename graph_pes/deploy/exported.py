@@ -23,6 +23,7 @@ from graph_pes.atomic_graph import (
 from graph_pes.atomic_graph.ghosts import ghost_exchange
 from graph_pes.models.base import GraphPropertyModel, finished
 from graph_pes.models.derivatives import energies_of_members, total_energy
+from graph_pes.periodic_table import MAX_Z
 
 from .engine import EngineInputs, ExportError, engine_inputs, predictions_from
 
@@ -175,7 +176,15 @@ class ExportedModel(GraphPropertyModel):
             The neighbours of the atoms of a batch.
         batch
             The structures; its edges are not used.
+
+        Raises
+        ------
+        ValueError
+            If a neighbour is none of the atoms, or an atomic number none of an element: compiled
+            code does not look.
         """
+        check_range("neighbours", inputs.neighbours, len(inputs.Z) - 1)
+        check_range("atomic numbers", inputs.Z, MAX_Z)
         results = dict(zip(self.metadata.outputs, self._program(*inputs), strict=True))
         self._evaluate_structures(results, inputs, batch)
         if "local_energies" not in results:
@@ -207,6 +216,21 @@ class ExportedModel(GraphPropertyModel):
         for name in of_structures:
             n = self.metadata.outputs.index(name)
             results[name] = torch.stack([values[n] for values in each])
+
+
+def check_range(name: str, x: Tensor, largest: int) -> None:
+    """Make sure that integers are from 0 to the largest that is allowed.
+
+    Raises
+    ------
+    ValueError
+        With the range that was found.
+    """
+    if x.numel() == 0:
+        return
+    low, high = (int(limit) for limit in x.aminmax())
+    if low < 0 or high > largest:
+        raise ValueError(f"expected {name} from 0 to {largest}, got {low} to {high}")
 
 
 def _declared(metadata: Metadata) -> list[PropertyKey]:

@@ -115,6 +115,11 @@ def with_radial_tables(
     return model, None
 
 
+def looks_filters_up(model: nn.Module) -> bool:
+    """Whether filters of a model have tables of their own, and are stored for no edge."""
+    return any(isinstance(module, Distance) for module in model.modules())
+
+
 def _tabulable(module: nn.Module) -> bool:
     """Whether a module has a basis and an envelope, and networks that are functions of them."""
     return (
@@ -146,7 +151,7 @@ def tabulate(module: nn.Module, intervals: int, tolerance: float) -> int:
     assert isinstance(envelope, Envelope)
     weights = [_Weights(network, radial, envelope) for _, _, network in places]
     module.envelope = One()
-    if all(isinstance(network, RadialMLP) for _, _, network in places):
+    if all(getattr(network, "own_table", False) for _, _, network in places):
         for (parent, name, _), w in zip(places, weights, strict=True):
             setattr(parent, name, RadialTable(w, intervals, radial.cutoff))
         module.radial = Distance(radial.cutoff)

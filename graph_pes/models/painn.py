@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from graph_pes.atomic_graph import (
     PropertyKey,
     all_with_ghosts,
     as_neighbour_matrix,
+    neighbour_matrix,
     neighbour_vectors,
     sum_outer_products_over_neighbours,
     sum_over_neighbours,
@@ -21,8 +23,9 @@ from graph_pes.nn.envelopes import get_envelope
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.radial import Bessel
-from graph_pes.nn.radial_table import RadialLinear
+from graph_pes.nn.radial_table import Distance, RadialLinear, RadialTable
 from graph_pes.nn.scaling import LocalEnergiesScaler
+from graph_pes.nn.tabulated_messages import tabulated_messages
 from graph_pes.tensors import safe_norm
 
 from .base import GraphPESModel
@@ -53,16 +56,21 @@ class Interaction(nn.Module):
     def __init__(self, channels: int, radial_features: int, first: bool):
         super().__init__()
         self.n_filters = 2 if first else 3
-        self.filters = RadialLinear(radial_features, self.n_filters * channels)
+        self.filters = RadialLinear(radial_features, self.n_filters * channels, own_table=True)
         self.phi = MLP([channels, channels, self.n_filters * channels], activation="SiLU")
 
     def forward(
         self, s: Tensor, v: Tensor | None, basis: Tensor, directions: Tensor, graph: AtomicGraph
     ) -> tuple[Tensor, Tensor]:
         """From s (N, C), v (N, 3, C), basis (E, B + 1), directions (E, 3): changes of s and v."""
+        phi, *v_all = all_with_ghosts([self.phi(s), *([] if v is None else [v])], graph)
+        if isinstance(self.filters, RadialTable):
+            r, x = basis[:, :1], phi.chunk(self.n_filters, -1)
+            neighbours = neighbour_matrix(graph)
+            ds, dv = tabulated_messages(self.filters, r, neighbours, x, directions, *v_all)
+            return ds, dv
         # The last basis function is the envelope itself, which multiplies the bias.
         weight = torch.cat([self.filters.weight, self.filters.bias[:, None]], dim=1)
-        phi, *v_all = all_with_ghosts([self.phi(s), *([] if v is None else [v])], graph)
         j = graph.neighbour_list[1]
         parts = zip(phi.chunk(self.n_filters, -1), weight.chunk(self.n_filters), strict=True)
         ds, *x_v = (part.index_select(0, j) * (basis @ W.T) for part, W in parts)  # (E, C)
@@ -167,7 +175,8 @@ class PaiNN(GraphPESModel):
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies, shape (N,)."""
-        graph = as_neighbour_matrix(graph, MAX_GROWTH)
+        tabulated = isinstance(self.radial, Distance)
+        graph = as_neighbour_matrix(graph, math.inf if tabulated else MAX_GROWTH)
         vectors = neighbour_vectors(graph)  # (E, 3)
         r = safe_norm(vectors).unsqueeze(-1)  # (E, 1)
         directions = vectors / r

@@ -8,17 +8,22 @@ from graph_pes.atomic_graph import (
     DEFAULT_CUTOFF,
     AtomicGraph,
     PropertyKey,
+    as_directed,
+    as_neighbour_matrix,
     index_over_neighbours,
+    neighbour_matrix,
     neighbour_vectors,
     sum_over_neighbours,
     undirected_edges,
+    with_ghosts,
 )
 from graph_pes.nn.envelopes import CosineEnvelope
 from graph_pes.nn.mlp import MLP
 from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.radial import DistanceExpansion, GaussianSmearing, get_distance_expansion
-from graph_pes.nn.radial_table import RadialMLP
+from graph_pes.nn.radial_table import Distance, RadialMLP, RadialTable
 from graph_pes.nn.scaling import LocalEnergiesScaler
+from graph_pes.nn.tabulated_messages import tabulated_messages
 from graph_pes.tensors import index_sum, safe_norm
 
 from .base import GraphPESModel
@@ -40,7 +45,9 @@ class Interaction(nn.Module):
     def __init__(self, channels: int, expansion_features: int):
         super().__init__()
         self.linear = nn.Linear(channels, channels, bias=False)
-        self.filters = RadialMLP([expansion_features, channels, channels], "ShiftedSoftplus")
+        self.filters = RadialMLP(
+            [expansion_features, channels, channels], "ShiftedSoftplus", own_table=True
+        )
         self.mlp = MLP([channels, channels, channels], "ShiftedSoftplus")
 
     def forward(
@@ -51,8 +58,12 @@ class Interaction(nn.Module):
         Filters are the same in both directions: where ``pairs`` (P,) are given, each of these
         edges stands for its reverse too; else P = E.
         """
-        filters = self.filters(basis) * envelope  # (P, C)
         x = self.linear(h)  # (N, C)
+        if isinstance(self.filters, RadialTable):
+            neighbours, x_all = neighbour_matrix(graph), with_ghosts(x, graph)
+            (messages,) = tabulated_messages(self.filters, basis, neighbours, [x_all])
+            return self.mlp(messages)
+        filters = self.filters(basis) * envelope  # (P, C)
         if pairs is None:
             messages = sum_over_neighbours(index_over_neighbours(x, graph) * filters, graph)
         else:
@@ -116,6 +127,8 @@ class SchNet(GraphPESModel):
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies, shape (N,)."""
+        if isinstance(self.radial, Distance):  # a table instead of the filters
+            graph = as_directed(as_neighbour_matrix(graph))
         vectors, pairs = neighbour_vectors(graph), undirected_edges(graph)
         if pairs is not None:
             vectors = vectors.index_select(0, pairs)

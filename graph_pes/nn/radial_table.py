@@ -7,7 +7,7 @@ short intervals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,17 @@ class RadialLinear(nn.Linear):
 
     Used as ``nn.Linear``, but a compiled model takes :math:`w(r)` from a table: nothing but the
     distance may go in. Whoever uses it multiplies by the envelope.
+
+    Parameters
+    ----------
+    own_table
+        Whether it gets a table of its own, a `RadialTable`, rather than one of fewer functions
+        that the networks of a module share.
     """
+
+    def __init__(self, in_features: int, out_features: int, own_table: bool = False):
+        super().__init__(in_features, out_features)
+        self.own_table = own_table
 
 
 class RadialMLP(MLP):
@@ -30,7 +40,23 @@ class RadialMLP(MLP):
 
     Used as `MLP`, but a compiled model takes :math:`w(r)` from a table: nothing but the
     distance may go in. Whoever uses it multiplies by the envelope.
+
+    Parameters
+    ----------
+    own_table
+        Whether it gets a table of its own, a `RadialTable`, rather than one of fewer functions
+        that the networks of a module share.
     """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        activation: str,
+        activate_last: bool = False,
+        own_table: bool = False,
+    ):
+        super().__init__(layers, activation, activate_last)
+        self.own_table = own_table
 
 
 def values_and_slopes(functions: Callable[[Tensor], Tensor], r: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,11 +113,15 @@ class RadialTable(DistanceExpansion):
         beyond = values.new_zeros(1, 4, self.n_features)
         self.register_buffer("coefficients", torch.cat([torch.stack(cubics, dim=1), beyond]))
 
-    def expand(self, r: Tensor) -> Tensor:  # noqa: D102
+    def places(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Interval of each distance, k, and where it is within that, s."""
         t = r * (self.intervals / self.cutoff)
         # Written so that NaN, of which there is no interval, counts as beyond the cutoff.
         k = torch.where(t < self.intervals, t, float(self.intervals)).long()
-        s = t - k
+        return k, t - k
+
+    def expand(self, r: Tensor) -> Tensor:  # noqa: D102
+        k, s = self.places(r)
         c0, c1, c2, c3 = self.coefficients.index_select(0, k.reshape(-1)).unbind(1)
         return ((c3 * s + c2) * s + c1) * s + c0
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from graph_pes.atomic_graph import AtomicGraph, to_batch
 from graph_pes.deploy import ExportedModel, ExportError, export_model
 from graph_pes.deploy.engine import EngineModel, atomic_virials_from, engine_inputs, forces_from
-from graph_pes.deploy.export import check_locality
+from graph_pes.deploy.export import check_agreement, check_locality
 from graph_pes.deploy.trace import elements_of
 from graph_pes.drivers.ase import GraphPESCalculator
 from graph_pes.models import (
@@ -142,6 +142,25 @@ def test_files_name_what_engines_must_know(model: GraphPESModel, exported: Expor
     assert (exported.metadata.layers, exported.metadata.exchanges_ghosts) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"neighbours": 3}, "expected neighbours from 0 to 1, got 0 to 3"),
+        ({"neighbours": -1}, "expected neighbours from 0 to 1, got -1 to 1"),
+        ({"Z": 119}, "expected atomic numbers from 0 to 118, got 1 to 119"),
+    ],
+)
+def test_indices_that_compiled_code_would_not_check(
+    exported: ExportedModel, change: dict[str, int], message: str
+) -> None:
+    batch = to_batch([AtomicGraph.from_ase(molecule("H2"), 3.0)])
+    inputs = engine_inputs(batch, torch.float64)
+    for name, value in change.items():
+        getattr(inputs, name).view(-1)[0] = value
+    with pytest.raises(ValueError, match=message):
+        exported.evaluate(inputs, batch, ["energy"])
+
+
 def test_the_calculator_takes_files(model: GraphPESModel, path: Path) -> None:
     atoms = molecule("C2H6", cell=[8, 8, 8], pbc=True)
     atoms.rattle(0.05, seed=0)
@@ -151,6 +170,31 @@ def test_the_calculator_takes_files(model: GraphPESModel, path: Path) -> None:
         results.append((atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()))
     for found, expected in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+class NearbyEnergies(GraphPESModel):
+    """Adds numbers to energies and gradients: what a wrong program would predict."""
+
+    def __init__(self, model: GraphPESModel, error: float):
+        super().__init__(model.cutoff_value, ["local_energies"])
+        self.model, self.error = model, error
+
+    def forward(self, graph: AtomicGraph) -> dict[str, torch.Tensor]:
+        r = torch.linalg.norm(graph.other["_edge_vectors"], dim=-1)
+        near = self.error * torch.where(r < self.cutoff, torch.sin(3 * r), 0.0)
+        energies = self.model(graph)["local_energies"]
+        return {"local_energies": energies.index_add(0, graph.neighbour_list[0], near)}
+
+
+def test_files_that_differ_from_the_model_are_refused(model: GraphPESModel, path: Path) -> None:
+    errors = check_agreement(model, str(path), 1e-9)
+    assert set(errors) == {"local_energies", "gradients"}
+    assert max(errors.values()) <= 1e-9
+    for error, allowed in ((1e-3, 1e-5), (1e-6, 1e-9)):
+        with pytest.raises(ExportError, match=r"of its largest value \(at most"):
+            check_agreement(NearbyEnergies(model, error), str(path), allowed)
+    # errors of tables are relative to the largest value of all sizes
+    check_agreement(NearbyEnergies(model, 1e-6), str(path), 1e-9, table_tolerance=1e-2)
 
 
 class Lookup(GraphPESModel):

@@ -55,7 +55,7 @@ def test_models_predict_the_same_with_tables(name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["SchNet", "NequIP", "TensorNet"])
+@pytest.mark.parametrize("name", ["PaiNN", "SchNet", "NequIP", "TensorNet"])
 def test_forces_are_derivatives_of_the_tabulated_energy(name: str) -> None:
     tabulated, _ = with_radial_tables(exact_model(name), 1e-4)  # coarse: far from the model's
     torch.manual_seed(0)
