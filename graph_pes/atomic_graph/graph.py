@@ -25,12 +25,15 @@ NEIGHBOUR_COUNTS: Final[str] = "_neighbour_counts"
 #: Atomic numbers of all atoms that edges lead to, on graphs of which some belong to other
 #: processes (`with_ghosts`).
 GHOSTS: Final[str] = "_ghosts"
+#: What `undirected_edges` gives, on graphs of which that is known.
+UNDIRECTED: Final[str] = "_undirected"
 DERIVED_KEYS: Final[tuple[str, ...]] = (
     EDGE_VECTORS,
     TRIPLET_EDGES,
     TRIPLET_CUTOFF,
     NEIGHBOUR_COUNTS,
     GHOSTS,
+    UNDIRECTED,
 )
 
 #: Key of ``AtomicGraph.other`` that marks a graph in which the reverse of an edge may be missing.

@@ -13,6 +13,7 @@ from .graph import (
     NEIGHBOUR_COUNTS,
     TRIPLET_CUTOFF,
     TRIPLET_EDGES,
+    UNDIRECTED,
     AtomicGraph,
 )
 from .ops import (
@@ -29,6 +30,7 @@ def select_edges(graph: AtomicGraph, keep: Tensor) -> AtomicGraph:
     """The graph with only those edges where ``keep``, shape (E,), is true."""
     other = dict(graph.other)
     other.pop(NEIGHBOUR_COUNTS, None)
+    other.pop(UNDIRECTED, None)
     if EDGE_VECTORS in other:
         other[EDGE_VECTORS] = other[EDGE_VECTORS][keep]
     if TRIPLET_EDGES in other:
@@ -167,6 +169,8 @@ def undirected_edges(graph: AtomicGraph) -> Tensor | None:
     """
     if DIRECTED in graph.other:
         return None
+    if UNDIRECTED in graph.other:
+        return graph.other[UNDIRECTED]
     i, j = graph.neighbour_list
     a, b, c = graph.neighbour_cell_offsets.unbind(-1)
     # Of an atom and its own images, those whose first non-zero offset is positive.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, PropertyKey, is_batch
+from graph_pes.atomic_graph.graph import DIRECTED
 from graph_pes.models.base import GraphPropertyModel, finished
 from graph_pes.models.derivatives import energy_of, stress_from_virial, virial_from_stress
 
@@ -40,11 +41,14 @@ class Variant:
         Entries of ``graph.other``.
     trained
         Names of the parameters that are not frozen.
+    directed
+        Whether the reverse of an edge may be missing.
     """
 
     derivatives: bool
     entries: tuple[Entry, ...]
     trained: tuple[str, ...]
+    directed: bool
 
 
 class CompiledTraining:
@@ -98,10 +102,11 @@ class CompiledTraining:
             derivatives=not derived.isdisjoint(properties),
             entries=entries_of(batch),
             trained=tuple(n for n, p in self.model.named_parameters() if p.requires_grad),
+            directed=DIRECTED in batch.other,
         )
 
     def _function(self, variant: Variant) -> TrainingFunction:
-        return TrainingFunction(self.model, variant.derivatives, variant.entries)
+        return TrainingFunction(self.model, variant.derivatives, variant.entries, variant.directed)
 
     def _results(
         self,

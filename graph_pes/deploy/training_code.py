@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 #: Sizes to trace with, all different. What is fast, and how sums are kept accurate, is decided
 #: for them: they are as large as those of batches.
-ATOMS, COLUMNS, STRUCTURES = 131, 37, 17
+ATOMS, COLUMNS, STRUCTURES, PAIRS = 131, 37, 17, 1009
 
 #: These vary from batch to batch, in the first two dimensions of tensors.
-VARYING = (ATOMS, COLUMNS, STRUCTURES, STRUCTURES + 1)
+VARYING = (ATOMS, COLUMNS, STRUCTURES, STRUCTURES + 1, PAIRS)
 
 #: As for `graph_pes.deploy.export.compile_program`: what adds up the same way each time is also
 #: faster. Products of matrices take as many threads as torch has.
@@ -74,7 +74,8 @@ def joint_program(function: TrainingFunction) -> tuple[fx.GraphModule, Layout]:
     names, tensors = zip(*function.named_tensors(), strict=True)
     trained = [n for n, x in enumerate(tensors) if x.requires_grad]
     sizes = (ATOMS, COLUMNS, STRUCTURES)
-    inputs, gradients = example_batch(function, *sizes), example_gradients(function, *sizes)
+    inputs = example_batch(function, *sizes, PAIRS)
+    gradients = example_gradients(function, *sizes)
     used: list[int] = []
 
     def joint(*arguments: Tensor) -> list[Tensor]:
@@ -154,7 +155,7 @@ def _simplified(program: fx.GraphModule, *arguments: Tensor) -> fx.GraphModule:
 
 
 def _of_any_size(mode: FakeTensorMode, x: Tensor) -> Tensor:
-    """A tensor to record with, whose numbers of atoms, columns and structures are not known."""
+    """A tensor to record with, of any number of atoms, columns, pairs and structures."""
     from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 
     sizes = [
@@ -168,7 +169,9 @@ def _check_sizes(tensors: Sequence[Tensor]) -> None:
     for x in tensors:
         for size in x.shape:
             if isinstance(size, torch.SymInt) and size.node.maybe_as_int() in VARYING:
-                raise ValueError(f"a number of atoms, neighbours or structures is fixed to {size}")
+                raise ValueError(
+                    f"a number of atoms, neighbours, pairs or structures is fixed to {size}"
+                )
 
 
 Program = Callable[..., Sequence[Any]]

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from graph_pes.atomic_graph import (
     PROPERTIES,
     AtomicGraph,
+    as_neighbour_matrix,
     is_local_property,
+    neighbour_matrix,
     number_of_structures,
+    undirected_edges,
 )
-from graph_pes.atomic_graph.graph import DERIVED_KEYS, DIRECTED
+from graph_pes.atomic_graph.graph import DERIVED_KEYS, DIRECTED, UNDIRECTED
 from graph_pes.models.base import GraphPropertyModel, in_precision_of
 
 from .engine import engine_graph, engine_inputs, gradient_of
@@ -28,7 +31,8 @@ CUTOFFS = ("cutoff", "three_body_cutoff")
 class TrainingInputs(NamedTuple):
     """A batch as engines see it (`graph_pes.deploy.engine`), and its structures.
 
-    Of the first two the first two dimensions vary from batch to batch, else the first one.
+    Of the first two the first two dimensions vary from batch to batch, else the first one. Pairs
+    are those of `undirected_edges`, places in the neighbour matrix.
     """
 
     vectors: Tensor
@@ -39,6 +43,7 @@ class TrainingInputs(NamedTuple):
     pbc: Tensor
     batch: Tensor
     ptr: Tensor
+    pairs: Tensor
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,15 @@ def training_inputs(
     Compiled code does not tell sizes of 1 from others: so there are always several of
     everything. The last atom, and the last structure, are to be left out of the results.
     """
-    vectors, neighbours, Z, _ = engine_inputs(batch, dtype)
+    matrix = as_neighbour_matrix(batch)
+    vectors, neighbours, Z, _ = engine_inputs(matrix, dtype)
     N, D = neighbours.shape
+    pairs = undirected_edges(matrix)
+    if pairs is None:  # which the function does not look at
+        pairs = neighbours.new_empty(0)
+    else:  # the matrix of engines may have further columns
+        columns = neighbour_matrix(matrix).shape[1]
+        pairs = pairs // columns * D + pairs % columns
     alone = vectors.new_tensor([2 * batch.cutoff + 1, 0, 0]).expand(1, D, 3)
     assert batch.batch is not None
     assert batch.ptr is not None
@@ -94,6 +106,7 @@ def training_inputs(
         _one_more(pbc),
         torch.cat([batch.batch, batch.batch.new_full((1,), batch.ptr.shape[0] - 1)]),
         torch.cat([batch.ptr, batch.ptr.new_full((1,), N + 1)]),
+        torch.cat([pairs, pairs.new_tensor([N * D, N * D + 1])]),
         *(_one_more(batch.other[entry.key]) for entry in entries),
     ]
 
@@ -114,6 +127,8 @@ class TrainingFunction(nn.Module):
         Whether the derivative of the energy with respect to edge vectors is wanted.
     entries
         The entries of ``graph.other`` that come after the other inputs.
+    directed
+        Whether the reverse of an edge may be missing.
 
     Attributes
     ----------
@@ -121,8 +136,15 @@ class TrainingFunction(nn.Module):
         What is returned: what the model implements, then perhaps ``gradients`` (N, D, 3).
     """
 
-    def __init__(self, model: GraphPropertyModel, derivatives: bool, entries: Sequence[Entry] = ()):
+    def __init__(
+        self,
+        model: GraphPropertyModel,
+        derivatives: bool,
+        entries: Sequence[Entry] = (),
+        directed: bool = False,
+    ):
         super().__init__()
+        self.directed = directed
         self.model, self.derivatives, self.entries = model, derivatives, tuple(entries)
         self.cutoff = model.cutoff_value
         self.outputs = (*model.implemented_properties, *["gradients"] * derivatives)
@@ -138,6 +160,9 @@ class TrainingFunction(nn.Module):
         own = TrainingInputs(*inputs[:n])
         vectors = own.vectors.detach().requires_grad_(self.derivatives)
         graph = engine_graph(vectors, own.neighbours, own.Z, self.cutoff)
+        if not self.directed:
+            graph.other[UNDIRECTED] = own.pairs
+            del graph.other[DIRECTED]
         other = {e.key: x for e, x in zip(self.entries, inputs[n:], strict=True)}
         graph = graph._replace(
             R=own.R,
@@ -157,7 +182,7 @@ class TrainingFunction(nn.Module):
 
 
 def example_batch(
-    function: TrainingFunction, atoms: int, columns: int, structures: int
+    function: TrainingFunction, atoms: int, columns: int, structures: int, pairs: int
 ) -> list[Tensor]:
     """Random inputs of a training function."""
     model = function.model
@@ -175,6 +200,7 @@ def example_batch(
         torch.ones(structures, 3, dtype=torch.bool, device=model.device),
         batch.sort().values,
         ptr,
+        torch.arange(pairs, device=model.device),
         *(
             torch.zeros(rows[e.per_atom], *e.shape, dtype=e.dtype, device=model.device)
             for e in function.entries
@@ -187,7 +213,7 @@ def example_gradients(
 ) -> list[Tensor]:
     """Derivatives of a loss with respect to the outputs of a training function, all zero."""
     made = []
-    small = dict(zip(function.outputs, function(*example_batch(function, 3, 5, 2)), strict=True))
+    small = dict(zip(function.outputs, function(*example_batch(function, 3, 5, 2, 4)), strict=True))
     for name, x in small.items():
         if name == "gradients":
             shape: tuple[int, ...] = (atoms, columns, 3)

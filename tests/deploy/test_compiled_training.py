@@ -15,6 +15,7 @@ from torch import Tensor
 import graph_pes.deploy.training_code
 from graph_pes import AtomicGraph, GraphPESModel
 from graph_pes.atomic_graph import (
+    keep_at_most_k_neighbours,
     neighbour_distances,
     neighbour_vectors,
     sum_over_neighbours,
@@ -34,6 +35,7 @@ from graph_pes.models import (
     MultiHead,
     NequIP,
     PaiNN,
+    SchNet,
     freeze_matching,
     lora,
 )
@@ -191,6 +193,25 @@ def test_predictions_of_batches() -> None:
     single = AtomicGraph.from_ase(structures()[0], 6.0, dtype=torch.float64)
     assert_same(compiled, single, ["energy", "forces", "local_energies", "stress"])
     assert [code is not None for code in compiled._code.values()] == [True]
+
+
+@pytest.mark.usefixtures("without_machine_code")
+def test_edges_without_a_reverse() -> None:
+    """SchNet evaluates filters once for both directions, where both are there."""
+    model = SchNet(cutoff=4.0, channels=4, expansion_features=3, layers=1).double().train()
+    compiled = CompiledTraining(model)
+    for batch in batches():
+        assert_same(compiled, batch, KEYS)
+    nearest = [
+        keep_at_most_k_neighbours(AtomicGraph.from_ase(s, 6.0, dtype=torch.float64), 5)
+        for s in structures()
+    ]
+    assert_same(compiled, to_batch(nearest), KEYS)
+    assert_same(compiled, to_batch(nearest[1:]), KEYS)
+    assert {variant.directed: code is not None for variant, code in compiled._code.items()} == {
+        False: True,
+        True: True,
+    }
 
 
 @pytest.mark.usefixtures("without_machine_code")
