@@ -105,7 +105,8 @@ def export_model(
             extra = {METADATA_FILE: json.dumps(metadata.as_strings())}
             torch.export.save(program, made, extra_files=extra)
         else:
-            compile_program(program, made, metadata, looks_filters_up(tabulated))
+            on_cpu = model.device.type == "cpu"
+            compile_program(program, made, metadata, on_cpu and looks_filters_up(tabulated))
         tolerance = TOLERANCES[dtype_of(model)] if products == "full" else BFLOAT16_TOLERANCE
         errors = check_agreement(model, made, tolerance, table_tolerance if tables else 0.0)
         if products == "bfloat16":
@@ -153,8 +154,8 @@ def metadata_of(
 #: be right (`ExportedModel.evaluate`, LAMMPS) need no checks in the innermost loop.
 LOOPS = {"cpp.threads": 1, "assert_indirect_indexing": False}
 
-#: Where filters are looked up as they multiply features (`graph_pes.nn.tabulated_messages`), loops
-#: of far more operations than usual are faster than to store what they have in common.
+#: Where filters are looked up as they multiply features (`graph_pes.nn.tabulated_messages`), on
+#: CPUs loops of far more operations than usual are faster than to store what they have in common.
 LONG_LOOPS = {
     "realize_reads_threshold": 40,
     "realize_opcount_threshold": 1000,
