@@ -197,7 +197,7 @@ def test_predictions_of_batches() -> None:
 
 @pytest.mark.usefixtures("without_machine_code")
 def test_edges_without_a_reverse() -> None:
-    """SchNet evaluates filters once for both directions, where both are there."""
+    """Have code of their own: SchNet's filters are else the same for both directions."""
     model = SchNet(cutoff=4.0, channels=4, expansion_features=3, layers=1).double().train()
     compiled = CompiledTraining(model)
     for batch in batches():
