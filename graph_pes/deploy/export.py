@@ -25,7 +25,7 @@ from .matrix_products import BFLOAT16_TOLERANCE, Products, check_products
 from .outputs import TOLERANCES, kinds_of, relative_error, separate_groups, unit_of, widths_of
 from .radial_tables import TableReport, looks_filters_up, with_radial_tables
 from .reach import exchanges_ghosts, layers_of
-from .trace import dtype_of, example_inputs, known_elements, traced_program
+from .trace import declared_elements, dtype_of, example_inputs, known_elements, traced_program
 
 logger = logging.getLogger("graph_pes")
 
@@ -135,6 +135,7 @@ def metadata_of(
         device=model.device.type,
         elements=known_elements(model),
         fitted=bool(model._has_been_pre_fit),
+        made_for=declared_elements(model),
         outputs=list(outputs),
         kinds=kinds_of(model),
         widths=widths_of(model),

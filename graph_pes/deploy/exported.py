@@ -23,12 +23,13 @@ from graph_pes.atomic_graph import (
 from graph_pes.atomic_graph.ghosts import ghost_exchange
 from graph_pes.models.base import GraphPropertyModel, finished
 from graph_pes.models.derivatives import energies_of_members, total_energy
+from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import MAX_Z
 
 from .engine import EngineInputs, ExportError, engine_inputs, predictions_from
 
 #: Number of the present form of exported files.
-FORMAT = 4
+FORMAT = 5
 
 #: Name of the metadata in the archive of a portable file.
 METADATA_FILE = "graph_pes.json"
@@ -50,6 +51,9 @@ class Metadata:
         Chemical symbols of the elements that the model knows; none if it did not say.
     fitted
         Whether it was fitted to just these.
+    made_for
+        Chemical symbols of the elements that the model has a place for, all others being refused;
+        none if there is one for any.
     outputs
         Names of what a call returns: see `EngineModel`.
     kinds
@@ -84,6 +88,7 @@ class Metadata:
     device: str
     elements: list[str]
     fitted: bool
+    made_for: list[str]
     outputs: list[str]
     kinds: list[str]
     widths: list[int]
@@ -133,6 +138,9 @@ class ExportedModel(GraphPropertyModel):
         super().__init__(metadata.cutoff, _declared(metadata))
         self._program, self.metadata = program, metadata
         self._has_been_pre_fit.fill_(metadata.fitted)
+        self.made_for = (
+            AtomicOneHot(metadata.made_for).to(self.device) if metadata.made_for else None
+        )
 
     @property
     def elements_seen(self) -> list[str]:
@@ -180,11 +188,13 @@ class ExportedModel(GraphPropertyModel):
         Raises
         ------
         ValueError
-            If a neighbour is none of the atoms, or an atomic number none of an element: compiled
-            code does not look.
+            If a neighbour is none of the atoms, an atomic number none of an element, or an element
+            none that the model was made for: compiled code does not look.
         """
         check_range("neighbours", inputs.neighbours, len(inputs.Z) - 1)
         check_range("atomic numbers", inputs.Z, MAX_Z)
+        if self.made_for is not None:
+            self.made_for.check(inputs.Z)
         results = dict(zip(self.metadata.outputs, self._program(*inputs), strict=True))
         self._evaluate_structures(results, inputs, batch)
         if "local_energies" not in results:

@@ -24,7 +24,7 @@ from graph_pes.nn.radial_table import (
     values_and_slopes,
 )
 
-from .engine import EngineModel
+from .engine import MIN_COLUMNS, EngineInputs, EngineModel
 from .trace import example_inputs
 
 logger = logging.getLogger("graph_pes")
@@ -32,8 +32,11 @@ logger = logging.getLogger("graph_pes")
 #: Numbers of intervals that are tried.
 INTERVALS = (512, 1024, 2048, 4096, 8192)
 
-#: At how many distances functions are compared with each other.
+#: At how many distances functions are compared with each other, and pairs of atoms.
 SAMPLES = 512
+
+#: The shortest distance between atoms, in Å, at which tables are checked: shorter than any bond.
+CLOSEST = 0.5
 
 #: Networks share functions, unless having their own takes at most this many times as many.
 WORTH_SHARING = 1.5
@@ -50,7 +53,8 @@ class TableReport:
     intervals, functions
         Size of the largest table.
     energy_error, force_error
-        Largest errors of energies of interaction and of derivatives, over the largest of them.
+        Largest errors of energies of interaction and of derivatives, over the largest of them
+        (for a close pair, over what is largest there, if that is more).
     """
 
     intervals: int
@@ -76,7 +80,8 @@ def with_radial_tables(
     """A copy of a model that takes functions of the distance from tables.
 
     Tables are made in double precision, and refined until errors of energies and derivatives, for
-    atoms at random places, are below the tolerance. Forces remain exact derivatives of the energy.
+    atoms at random places and for pairs at any distance from 0.5 Å on, are below the tolerance.
+    Forces remain exact derivatives of the energy.
 
     Parameters
     ----------
@@ -235,7 +240,7 @@ def _few_functions(weights: Sequence[_Weights], tolerance: float) -> list[_Compr
 def _tabulated(network: Network, columns: slice, V: Tensor, n_functions: int) -> nn.Module:
     """What takes the place of a network, with the same call."""
     if not isinstance(network, RadialLinear | RadialMLP):
-        return TabulatedNetwork(columns, V)
+        return TabulatedNetwork(columns, V.contiguous())  # so that it can be saved
     linear = nn.Linear(n_functions, V.shape[1], dtype=V.dtype)
     with torch.no_grad():
         linear.weight.zero_()[:, columns] = V.T
@@ -244,18 +249,41 @@ def _tabulated(network: Network, columns: slice, V: Tensor, n_functions: int) ->
 
 
 def _errors(tabulated: GraphPESModel, exact: GraphPESModel) -> tuple[float, float]:
-    """Of energies of interaction and of derivatives, relative to the largest."""
-    inputs = example_inputs(exact, atoms=61, columns=23)
-    alone = inputs._replace(vectors=torch.full_like(inputs.vectors, 2 * exact.cutoff_value))
-    found, value = EngineModel(tabulated)(*inputs), EngineModel(exact)(*inputs)
-    # The energies of free atoms are large, but no table gives them.
-    scales = [(value[0] - EngineModel(exact)(*alone)[0]).abs().max(), *map(_largest, value[1:])]
-    errors = [
-        float(_largest(a - b) / scale.clamp(min=1e-300))
-        for a, b, scale in zip(found, value, scales, strict=True)
-    ]
+    """Of energies of interaction and of derivatives.
+
+    For atoms at random places they are relative to the largest value there, for pairs of atoms,
+    which may be far closer, to the same or to what they are for the pair, if that is larger.
+    """
+    crowd, pairs = example_inputs(exact, atoms=61, columns=23), _pairs(exact)
+    found, value = _interaction(tabulated, crowd), _interaction(exact, crowd)
+    of_pairs, expected = _interaction(tabulated, pairs), _interaction(exact, pairs)
+    errors = []
+    for n, values in enumerate(value):
+        scale = values.abs().max().clamp(min=1e-300)
+        error = (found[n] - values).abs().max() / scale
+        scales = expected[n].flatten(1).abs().amax(dim=1).clamp(min=scale)
+        close = ((of_pairs[n] - expected[n]).flatten(1).abs().amax(dim=1) / scales).max()
+        errors.append(float(torch.maximum(error, close)))
     return errors[0], max(errors[1:])
 
 
-def _largest(x: Tensor) -> Tensor:
-    return x.abs().max()
+def _interaction(model: GraphPESModel, inputs: EngineInputs) -> list[Tensor]:
+    """Outputs (N, ...), with energies of interaction as (N, 1), which no free atoms can hide."""
+    alone = inputs._replace(vectors=torch.full_like(inputs.vectors, 2 * model.cutoff_value))
+    energies, *others = EngineModel(model)(*inputs)
+    return [(energies - EngineModel(model)(*alone)[0]).unsqueeze(1), *others]
+
+
+def _pairs(model: GraphPESModel) -> EngineInputs:
+    """Separate pairs of atoms, from `CLOSEST` to the cutoff apart."""
+    atoms = torch.arange(2 * SAMPLES)
+    inputs = example_inputs(model, len(atoms), MIN_COLUMNS)
+    closest = min(CLOSEST, 0.5 * model.cutoff_value)
+    lengths = torch.linspace(closest, model.cutoff_value, SAMPLES, dtype=torch.float64)
+    there = inputs.vectors[::2, 0]
+    there = there / there.norm(dim=1, keepdim=True) * lengths.unsqueeze(1)
+    vectors = torch.full_like(inputs.vectors, 2 * model.cutoff_value)
+    vectors[:, 0] = torch.stack([there, -there], dim=1).flatten(0, 1)
+    neighbours = atoms.unsqueeze(1).repeat(1, MIN_COLUMNS)
+    neighbours[:, 0] = atoms ^ 1
+    return inputs._replace(vectors=vectors, neighbours=neighbours)

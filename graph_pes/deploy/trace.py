@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from graph_pes.models.base import GraphPropertyModel
 from graph_pes.nn.per_element import AtomicOneHot
-from graph_pes.periodic_table import ATOMIC_NUMBERS
+from graph_pes.periodic_table import ATOMIC_NUMBERS, symbols_of
 
 from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
 from .matrix_products import Products, round_products
@@ -54,11 +54,13 @@ def elements_of(model: GraphPropertyModel) -> list[int]:
 
 def known_elements(model: GraphPropertyModel) -> list[str]:
     """Symbols of the elements that a model was fitted to, or else made for; none if for any."""
-    symbols = model.elements_seen
-    for module in model.modules():
-        if not symbols and isinstance(module, AtomicOneHot):
-            symbols = list(module.elements)
-    return symbols
+    return model.elements_seen or declared_elements(model)
+
+
+def declared_elements(model: GraphPropertyModel) -> list[str]:
+    """Symbols of the elements that every part of a model was made for; none if for any."""
+    declared = [set(m.numbers) for m in model.modules() if isinstance(m, AtomicOneHot)]
+    return symbols_of(set.intersection(*declared)) if declared else []
 
 
 def dtype_of(model: GraphPropertyModel) -> torch.dtype:

@@ -20,6 +20,7 @@ from graph_pes.deploy.trace import elements_of
 from graph_pes.drivers.ase import GraphPESCalculator
 from graph_pes.models import (
     EDDP,
+    MACE,
     AdditionModel,
     FixedOffset,
     GraphPESModel,
@@ -92,6 +93,8 @@ def test_models_are_tried_with_elements_they_were_made_for() -> None:
     assert elements_of(FixedOffset(Na=1.0)) == [11]
 
 
+SMALL_MACE = {"channels": 2, "l_max": 1, "cutoff": 3.0, "weights_mlp": {"hidden_features": 4}}
+
 # --- files --------------------------------------------------------------------------------
 
 
@@ -159,6 +162,28 @@ def test_indices_that_compiled_code_would_not_check(
         getattr(inputs, name).view(-1)[0] = value
     with pytest.raises(ValueError, match=message):
         exported.evaluate(inputs, batch, ["energy"])
+
+
+def test_elements_that_a_model_was_not_made_for_are_refused_as_by_the_model(
+    tmp_path: Path,
+) -> None:
+    parts = {
+        "one": MACE(["H", "C", "Si"], **SMALL_MACE),
+        "two": MACE(["Si", "C", "O"], **SMALL_MACE),
+    }
+    model = AdditionModel(**parts).eval()
+    export_model(model, tmp_path / "model.pt2", mode="portable")
+    exported = ExportedModel(tmp_path / "model.pt2")
+    assert exported.metadata.made_for == ["C", "Si"]
+    message = r"the structure contains Ge, but the model was made for elements="
+    known, unknown = bulk("SiC", "zincblende", a=4.4), bulk("Ge")
+    for each in (model, exported):
+        calculator = GraphPESCalculator(each)
+        assert np.isfinite(calculator.get_potential_energy(known))
+        with pytest.raises(ValueError, match=message):
+            calculator.get_potential_energy(unknown)
+        with pytest.raises(ValueError, match=message):
+            each.predict(AtomicGraph.from_ase(unknown, 3.0), ["energy"])
 
 
 def test_the_calculator_takes_files(model: GraphPESModel, path: Path) -> None:
