@@ -4,10 +4,10 @@ Usage, from the root of the repository::
 
     python -m benchmarks.fine_tuning foundation.pt --out runs --plot docs/images/fine-tuning.png
 
-``foundation.pt`` is a model for H, C and O, say a foundation model that was saved; the data are the
-ethanol of ``examples/ethanol``, the settings those of ``configs/fine-tuning``. Runs of a curve take
-the same number of steps, twice as many where they start from scratch, with a learning rate that
-falls to zero along a cosine, and the last weights are tested. Finished runs are in
+``foundation.pt`` is a model for H, C and O, say a foundation model that was saved; the data are
+acetylacetone at 600 K of ``../shared/data``, the settings those of ``configs/fine-tuning``. Runs of
+a curve take the same number of steps, twice as many where they start from scratch, with a learning
+rate that falls to zero along a cosine, and the last weights are tested. Finished runs are in
 ``runs/results.json``, and are not done again.
 """
 
@@ -26,9 +26,9 @@ from graph_pes.cli.train import train_from_config
 from graph_pes.models import AdditionModel, GraphPESModel, LearnableOffset
 from graph_pes.training.config_files import merge, read_config
 
-SIZES = (10, 30, 100, 300)
+SIZES = (10, 30, 100, 400)
 FULL = "configs/fine-tuning/full.yaml"
-DATA = "examples/ethanol/data"
+DATA = "../shared/data/acac"
 #: How each curve is made: configuration files, and what is changed in them.
 WAYS: dict[str, list[str]] = {
     "fine-tuned": [FULL, "fitting/optimizer={name: Adam, lr: 2e-3}"],
@@ -79,9 +79,9 @@ def run(way: str, n: int, steps: int, foundation: Path, out: Path) -> dict[str, 
         },
     }
     data = {
-        "train": {"path": f"{DATA}/train.xyz", "n": n},
-        "valid": {"path": f"{DATA}/valid.xyz", "n": 4},
-        "test": {"500K": f"{DATA}/test_500K.xyz"},
+        "train": {"path": f"{DATA}/train_600K.xyz.gz", "n": n},
+        "valid": {"path": f"{DATA}/test_MD_300K.xyz.gz", "n": 4},
+        "test": {"600K": f"{DATA}/test_MD_600K.xyz.gz"},
     }
     config = {**merge(read_config(WAYS[way]), changes), "data": data}
     start = time.process_time()
@@ -89,7 +89,7 @@ def run(way: str, n: int, steps: int, foundation: Path, out: Path) -> dict[str, 
     assert folder is not None
     minutes = (time.process_time() - start) / 60
     summary = yaml.safe_load((folder / "summary.yaml").read_text())
-    errors = {key: summary[f"test/500K/{key}"] for key in ("energy_rmse", "forces_rmse")}
+    errors = {key: summary[f"test/600K/{key}"] for key in ("energy_rmse", "forces_rmse")}
     learnable = int(summary["n_learnable_parameters"])
     return {"way": way, "n": n, **errors, "minutes": minutes, "learnable": learnable}
 
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("graph-pes-results") / "fine-tuning")
     parser.add_argument("--size", type=int, nargs="+", default=SIZES)
     parser.add_argument("--way", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
