@@ -40,6 +40,7 @@ from .ops import (
     sum_over_neighbours,
     sum_over_receivers,
     sum_per_structure,
+    values_of_structures,
     with_edge_vectors,
 )
 from .others import HEAD, LOSS_WEIGHT, head_number
@@ -98,6 +99,7 @@ __all__ = [
     "triplet_edges",
     "trim_edges",
     "undirected_edges",
+    "values_of_structures",
     "with_edge_vectors",
     "with_ghosts",
     "all_with_ghosts",

@@ -157,6 +157,16 @@ def sum_over_receivers(p: Tensor, graph: AtomicGraph) -> Tensor:
     return added_to_owners(index_sum(p, graph.neighbour_list[1], everyone.shape[0]), graph)
 
 
+def values_of_structures(
+    graph: AtomicGraph, key: str, default: float, dtype: torch.dtype
+) -> Tensor:
+    """What ``graph.other`` says of each structure, ``total_charge`` say, or the default: (S,)."""
+    S = number_of_structures(graph)
+    if key not in graph.other:
+        return torch.full((S,), default, dtype=dtype, device=graph.Z.device)
+    return graph.other[key].to(dtype).reshape(S)
+
+
 def sum_outer_products_over_neighbours(a: Tensor, b: Tensor, graph: AtomicGraph) -> Tensor:
     """Sum the outer products of edge properties (E, K) and (E, C): shape (N, K, C)."""
     if NEIGHBOUR_COUNTS in graph.other:

@@ -52,7 +52,7 @@ PROPERTIES: dict[str, Property] = {
     "polarizability": Property("structure", (3, 3), "e Å^2/V"),
     "charges": Property("atom", (), "e"),
     "total_charge": Property("structure", (), "e"),
-    "total_spin": Property("structure", (), "ħ/2"),
+    "total_spin": Property("structure", (), "2S + 1"),
     # of committees of M members: (N, M) and (S, M), and standard deviations over the members
     "local_energies_ensemble": Property("atom", None, "eV"),
     "energy_ensemble": Property("structure", None, "eV", float64=True),

@@ -120,17 +120,6 @@ def structures_of(graph: AtomicGraph) -> tuple[Tensor, int]:
     return graph.batch, graph.cell.shape[0]
 
 
-def of_structures(
-    graph: AtomicGraph, key: str, default: float, dtype: torch.dtype | None = None
-) -> Tensor:
-    """What a graph says of each structure under ``other``, shape (S,); else the default."""
-    S = graph.cell.shape[0]
-    dtype = dtype or neighbour_vectors(graph).dtype
-    if key not in graph.other:
-        return torch.full((S,), default, dtype=dtype, device=graph.Z.device)
-    return graph.other[key].to(dtype).reshape(S)
-
-
 def finished(
     model: AnyModel, precision: Precision | None = None, dtype: torch.dtype | None = None
 ) -> AnyModel:

@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph, PropertyKey
+from graph_pes.atomic_graph import (
+    AtomicGraph,
+    PropertyKey,
+    neighbour_vectors,
+    values_of_structures,
+)
 from graph_pes.models import AdditionModel
 from graph_pes.models.base import GraphPESModel
 from graph_pes.nn.per_element import AtomicOneHot
@@ -133,7 +138,8 @@ class MACETorchModel(GraphPESModel):
         defaults = {"total_charge": 0.0, "total_spin": 1.0}
         if key not in graph.other and key not in defaults:
             raise ValueError(f"this model needs {key}, which the graph does not have in `other`")
-        return foreign.of_structures(graph, key, defaults.get(key, 0.0))
+        dtype = neighbour_vectors(graph).dtype
+        return values_of_structures(graph, key, defaults.get(key, 0.0), dtype)
 
 
 def _network(settings: Mapping[str, Any]) -> nn.Module:

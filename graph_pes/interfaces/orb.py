@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from graph_pes.atomic_graph import (
     edges_per_graph,
     keep_at_most_k_neighbours,
     structure_sizes,
+    values_of_structures,
 )
 from graph_pes.models import AdditionModel
 from graph_pes.models.base import GraphPESModel
@@ -25,21 +25,28 @@ from graph_pes.tensors import voigt_6_to_full_3x3
 from . import foreign
 from .downloads import downloaded
 from .foreign import Package, Precision, UnsupportedModelError
+from .orb_weights import arguments_of, native_orb
 
 ORB = Package("orb_models", "orb", "it sets the default precision of torch for all of a process")
 CUTOFF = 6.0
 ACTIVATIONS = {"SiLU", "SSP", "GELU", "ReLU"}
-#: Orb-v3: what forces are, neighbours, data.
-MODELS = [
-    *(
-        f"orb-v3-{kind}-{neighbours}-{data}"
+_AT = "https://orbitalmaterials-public-models.s3.us-west-1.amazonaws.com/forcefields/"
+#: Where the weights are; names tell what forces are, how many neighbours count, and the data.
+MODELS = {
+    **{
+        name: f"{_AT}orb-v3/{name}-20250404.ckpt"
         for kind in ("conservative", "direct")
         for neighbours in ("20", "inf")
         for data in ("omat", "mpa")
-    ),
-    "orb-v3-conservative-omol",
-    "orb-v3-direct-omol",
-]
+        for name in [f"orb-v3-{kind}-{neighbours}-{data}"]
+    },
+    **{
+        name: f"{_AT}{name}-20250820.ckpt"
+        for name in ("orb-v3-conservative-omol", "orb-v3-direct-omol")
+    },
+}
+#: How many neighbours count where all of them should.
+MANY_NEIGHBOURS = 120
 
 
 class OrbModel(GraphPESModel):
@@ -88,8 +95,8 @@ def _as_theirs(graph: AtomicGraph) -> Any:
     """A batch as orb-models has it."""
     i, j, vectors = foreign.edges_of(graph)
     numbers = nn.functional.one_hot(graph.Z, 118).to(vectors.dtype)
-    charges = foreign.of_structures(graph, "total_charge", 0.0)
-    spins = foreign.of_structures(graph, "total_spin", 1.0)
+    charges = values_of_structures(graph, "total_charge", 0.0, vectors.dtype)
+    spins = values_of_structures(graph, "total_spin", 1.0, vectors.dtype)
     return ORB.load("forcefield.base").AtomGraphs(
         senders=i,
         receivers=j,
@@ -133,7 +140,13 @@ def settings_of(model: Any) -> dict[str, Any]:
         If it is not one.
     """
     network, energy = model.model, model.heads["energy"]
-    if not (model.pair_repulsion and energy.atom_avg and network.outer_product_with_cutoff):
+    parts = [model.pair_repulsion, energy.atom_avg, network.outer_product_with_cutoff]
+    for layer in network.gnn_stacks:
+        parts += [layer._attention_gate == "sigmoid", layer._distance_cutoff]
+    if "forces" in model.heads:
+        forces = model.heads["forces"]
+        parts += [forces.remove_mean, forces.remove_torque_for_nonpbc_systems]
+    if not all(parts):
         raise UnsupportedModelError("expected a network of the architecture of Orb-v3")
     inside = [x for x in network._encoder._node_fn.modules() if isinstance(x, nn.Linear)]
     head = [x for x in energy.mlp.modules() if isinstance(x, nn.Linear)]
@@ -156,18 +169,25 @@ def settings_of(model: Any) -> dict[str, Any]:
     }
 
 
-def from_orb_models(model: Any, precision: Precision | None = None) -> AdditionModel:
+def from_orb_models(
+    model: Any, precision: Precision | None = None, native: bool = False
+) -> AdditionModel:
     """A network of Orb-v3 that is in memory.
 
     Parameters
     ----------
     model
         A regressor of orb-models, with its ``system_config``.
-    precision
+    precision, native
         See `orb_model`.
     """
-    wrapped = OrbModel(settings_of(model))
+    settings = settings_of(model)
     state = {key: x.detach().cpu().clone() for key, x in model.state_dict().items()}
+    if native:
+        kinds = {key: settings[key] for key in ("conservative", "stress", "max_neighbours")}
+        activation = settings["sizes"]["activation"]
+        return _native(state, precision, **kinds, activation=activation)
+    wrapped = OrbModel(settings)
     reference = state["heads.energy.reference.linear.weight"]
     energies = reference.flatten().double().tolist()
     state["heads.energy.reference.linear.weight"] = torch.zeros_like(reference)
@@ -178,8 +198,19 @@ def from_orb_models(model: Any, precision: Precision | None = None) -> AdditionM
     return foreign.with_energies_of_atoms(wrapped, of_atoms, precision, dtype)
 
 
+def _native(
+    state: Mapping[str, Tensor], precision: Precision | None, **kinds: Any
+) -> AdditionModel:
+    """Our own implementation; see `arguments_of`."""
+    network, of_atoms = native_orb(state, arguments_of(state, **kinds))
+    dtype = state["model.atom_emb.embeddings.weight"].dtype
+    return foreign.with_energies_of_atoms(network, of_atoms, precision, dtype)
+
+
 def orb_model(
-    model: str | os.PathLike[str] = "orb-v3-direct-20-omat", precision: Precision | None = None
+    model: str | os.PathLike[str] = "orb-v3-direct-20-omat",
+    precision: Precision | None = None,
+    native: bool = False,
 ) -> AdditionModel:
     """A network of Orb-v3, for 117 elements; Rhodes et al., doi:10.48550/arXiv.2504.06231.
 
@@ -193,26 +224,39 @@ def orb_model(
         ``orb_models.forcefield.pretrained.ORB_PRETRAINED_MODELS`` that starts with ``orb-v3``.
     precision
         ``"float32"``, that of the files, or ``"float64"``.
+    native
+        Whether to convert the weights to our own `Orb`, for which orb-models is not needed at
+        all.
 
     Returns
     -------
     AdditionModel
-        The sum of ``network``, an `OrbModel`, and ``offset``, the energies of the atoms, in
-        evaluation mode.
+        The sum of ``network``, an `OrbModel` or `Orb`, and ``offset``, the energies of the
+        atoms, in evaluation mode.
 
     Raises
     ------
     ImportError
-        If orb-models is not installed.
+        If, without ``native``, orb-models is not installed.
     DownloadError
         If the weights are not there and can't be downloaded.
+    UnsupportedModelError
+        If, with ``native``, the file holds other weights than those of `Orb`.
     """
     name = foreign.one_of(os.fspath(model), MODELS)
+    if native:
+        state = torch.load(downloaded(MODELS[name]), map_location="cpu", weights_only=True)
+        return _native(
+            state,
+            precision,
+            conservative="-conservative-" in name,
+            stress="-omol" not in name,
+            max_neighbours=20 if "-20-" in name else MANY_NEIGHBOURS,
+        )
     make = ORB.load("forcefield.pretrained").ORB_PRETRAINED_MODELS[name]
-    url = inspect.signature(make).parameters["weights_path"].default
-    path = downloaded(url)
     before = torch.get_float32_matmul_precision()
+    path = str(downloaded(MODELS[name]))
     with foreign.default_dtype(torch.float32):
-        made = make(str(path), device="cpu", precision="float32-highest", compile=False)
+        made = make(path, device="cpu", precision="float32-highest", compile=False)
     torch.set_float32_matmul_precision(before)
     return from_orb_models(made.requires_grad_(True), precision)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph, PropertyKey
+from graph_pes.atomic_graph import AtomicGraph, PropertyKey, values_of_structures
 from graph_pes.models import AdditionModel
 from graph_pes.models.base import GraphPESModel
 from graph_pes.nn.per_element import AtomicOneHot
@@ -67,7 +67,7 @@ class UPETModel(GraphPESModel):
                 ("charge", "total_charge", 0),
                 ("spin_multiplicity", "total_spin", 1),
             ):
-                data[theirs] = foreign.of_structures(graph, ours, default, torch.long)
+                data[theirs] = values_of_structures(graph, ours, default, torch.long)
             network.system_conditioning.validate(data["charge"], data["spin_multiplicity"])
         features = network.calculate_features(data)
         found, _, _ = network.predict(*features, data, graph.cell, batch, [self.target])

@@ -10,9 +10,9 @@ from torch import Tensor
 from graph_pes.atomic_graph import (
     AtomicGraph,
     PropertyKey,
-    number_of_structures,
     structure_sizes,
     sum_per_structure,
+    values_of_structures,
 )
 from graph_pes.nn.per_element import PerElementParameter
 
@@ -97,21 +97,14 @@ class LearnedCharges(GraphTensorModel):
         energies = predictions_of_component(self.network, graph)["local_energies"]
         own = self.of_elements(graph.Z)
         charges = own + CHARGE_PER_EV * energies.to(own.dtype)
-        missing = total_charges(graph, own.dtype) - sum_per_structure(charges, graph)
+        wanted = values_of_structures(graph, "total_charge", 0.0, own.dtype)
+        missing = wanted - sum_per_structure(charges, graph)
         per_atom = missing / structure_sizes(graph).clamp(min=1)
         return {"charges": charges + per_atom.index_select(0, graph.batch)}
 
     def non_decayable_parameters(self) -> list[torch.nn.Parameter]:
         """Charges of elements must not decay to zero."""
         return [*super().non_decayable_parameters(), self.of_elements.values]
-
-
-def total_charges(graph: AtomicGraph, dtype: torch.dtype) -> Tensor:
-    """Charges of the structures of a batch, in elementary charges, zero by default: shape (S,)."""
-    S = number_of_structures(graph)
-    if "total_charge" not in graph.other:
-        return torch.zeros(S, dtype=dtype, device=graph.Z.device)
-    return graph.other["total_charge"].to(dtype).reshape(S)
 
 
 def model_of_charges(

@@ -20,12 +20,14 @@ from graph_pes.atomic_graph import (
 from graph_pes.nn.envelopes import PolynomialEnvelope
 from graph_pes.nn.orb_layers import (
     AttentionGate,
+    ChargeAndSpin,
     EdgeEncoder,
     Interaction,
     NormType,
     Perceptrons,
     ReadOut,
 )
+from graph_pes.nn.orb_repulsion import CoreRepulsion, OrbRepulsion
 from graph_pes.nn.per_element import PerElementEmbedding
 from graph_pes.nn.scaling import LocalEnergiesScaler
 from graph_pes.tensors import safe_norm, voigt_6_to_full_3x3
@@ -64,15 +66,15 @@ class Orb(GraphPESModel):
                 "energy": "mean",
             },
             direct_stress=True,
+            core_repulsion="sum",
         )
 
-    (``conservative=True`` and no ``direct_stress`` for the conservative ones) it is the network
-    of Orb-v3. Its reference energies, and the mean of its energy per atom, are a `FixedOffset`
-    beside it in an `AdditionModel`; the standard deviation of the energy is a scale per element
-    here, those of forces and stress are in the weights of the heads. Confidences and conditioning
-    on charge and spin are left out, and so is the core repulsion of orb-models 0.5.5, in which
-    nuclei are those of the next element, and which conservative models divide by the number of
-    atoms: `ZBLCoreRepulsion` in the same sum does what it is for, in conservative models.
+    (``conservative=True``, ``core_repulsion="mean"`` and no ``direct_stress`` for the conservative
+    ones) it is the network of Orb-v3, which `graph_pes.interfaces.orb_model` fills with the
+    published weights. Its reference energies, and the mean of its energy per atom, are a
+    `FixedOffset` beside it in an `AdditionModel`; the standard deviation of the energy is a scale
+    per element here, those of forces and stress are in the weights of the heads. Confidences are
+    left out.
 
     Unlike graph-pes 1, the softmax of ``attention_gate="softmax"`` can't overflow, and is over
     what the envelope lets through, as in orb-models, so that it is continuous too.
@@ -113,12 +115,19 @@ class Orb(GraphPESModel):
     direct_stress
         Whether the stress, too, is read from the atoms (their mean), in models that are not
         conservative.
+    core_repulsion
+        ``"sum"`` or ``"mean"``: whether, and which, `OrbRepulsion` is added to energies, and to
+        direct forces and stress; it is between the same neighbours. `ZBLCoreRepulsion` is the
+        one of the textbooks.
+    charge_and_spin
+        Whether the prediction depends on ``graph.other["total_charge"]`` (0 if there is none) and
+        ``graph.other["total_spin"]``, the multiplicity (1 if there is none): see `ChargeAndSpin`.
 
     Raises
     ------
     ValueError
-        For an unknown norm, attention gate or key of ``read_out``, for less than one neighbour,
-        and for a direct stress in a conservative model.
+        For an unknown norm, attention gate, repulsion or key of ``read_out``, for less than one
+        neighbour, and for a direct stress in a conservative model.
 
     Examples
     --------
@@ -149,6 +158,8 @@ class Orb(GraphPESModel):
         element_mlp: bool = False,
         read_out: Mapping[str, Any] | None = None,
         direct_stress: bool = False,
+        core_repulsion: CoreRepulsion | None = None,
+        charge_and_spin: bool = False,
     ):
         if max_neighbours is not None and max_neighbours < 1:
             raise ValueError(f"Orb: expected max_neighbours of at least 1, got {max_neighbours}")
@@ -172,6 +183,8 @@ class Orb(GraphPESModel):
         self.scaler = LocalEnergiesScaler()
         self.force_head = None if conservative else heads.mlp(channels, 3, bias=heads.force_bias)
         self.stress_head = heads.mlp(channels, 6) if direct_stress else None
+        self.repulsion = None if core_repulsion is None else OrbRepulsion(cutoff, core_repulsion)
+        self.charge_and_spin = ChargeAndSpin(channels, layers) if charge_and_spin else None
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
         """Local energies (N,); unless conservative forces (N, 3), and stress (S, 3, 3)."""
@@ -183,6 +196,9 @@ class Orb(GraphPESModel):
             predictions["forces"] = remove_mean_and_net_torque(self.force_head(nodes), graph)
         if self.stress_head is not None:
             predictions["stress"] = voigt_6_to_full_3x3(self.stress_head(mean(nodes, graph)))
+        if self.repulsion is not None:
+            for key, value in self.repulsion(graph, list(predictions)).items():
+                predictions[key] = predictions[key] + value
         return predictions
 
     def nodes(self, graph: AtomicGraph) -> Tensor:
@@ -194,7 +210,9 @@ class Orb(GraphPESModel):
         # Without smoothing, too, edges from the cutoff on have no part.
         weight = envelope if self.distance_smoothing else (r < self.envelope.cutoff).to(r.dtype)
         nodes = self.element_norm(self.element_mlp(self.embedding(graph.Z)))
-        for interaction in self.interactions:
+        added = self.charge_and_spin(graph) if self.charge_and_spin is not None else []
+        for n, interaction in enumerate(self.interactions):
+            nodes = nodes + added[n] if added else nodes
             nodes, edges = interaction(nodes, edges, weight, graph)
         return nodes
 
@@ -209,4 +227,4 @@ class Orb(GraphPESModel):
 
 def mean(x: Tensor, graph: AtomicGraph) -> Tensor:
     """Mean of atomic properties (N, ...) over each structure of a batch: shape (S, ...)."""
-    return sum_per_structure(x, graph) / structure_sizes(graph).unsqueeze(1)
+    return sum_per_structure(x, graph) / structure_sizes(graph).view(-1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from graph_pes.atomic_graph import (
     edge_wise_softmax,
     sum_over_neighbours,
     sum_over_receivers,
+    values_of_structures,
     with_ghosts,
 )
 
@@ -177,6 +179,53 @@ class EdgeEncoder(nn.Module):
             return self.norm(self.mlp(x))
 
         return in_pieces(of, r.shape[0], self.mlp.first.out_features, r.device)
+
+
+class ChargeAndSpin(nn.Module):
+    r"""What the charge and the spin of a structure add to its atoms before each interaction.
+
+    .. math::
+
+        \mathbf{h}_i \leftarrow \mathbf{h}_i + W_t \left(
+            \sin(2\pi Q \mathbf{v}) \oplus \cos(2\pi Q \mathbf{v}) \oplus
+            \sin(2\pi S \mathbf{w}) \oplus \cos(2\pi S \mathbf{w}) \right) + \mathbf{b}_t
+
+    with the total charge Q and the multiplicity S, that is 2S + 1 in other books; the part of a
+    multiplicity of zero, which stands for an unknown one, is zero.
+
+    Parameters
+    ----------
+    channels
+        C, a multiple of four.
+    layers
+        Number of interactions.
+
+    Raises
+    ------
+    ValueError
+        For another number of channels.
+    """
+
+    def __init__(self, channels: int, layers: int):
+        super().__init__()
+        if channels % 4:
+            raise ValueError(
+                f"Orb: expected channels to be a multiple of 4 with charge_and_spin, got {channels}"
+            )
+        self.of_charge = nn.Parameter(torch.randn(channels // 4))
+        self.of_spin = nn.Parameter(torch.randn(channels // 4))
+        self.linears = nn.ModuleList(nn.Linear(channels, channels) for _ in range(layers))
+
+    def forward(self, graph: AtomicGraph) -> list[Tensor]:
+        """What is added to the atoms of a batch before each interaction: (N, C) each."""
+        dtype = self.of_charge.dtype
+        charges = values_of_structures(graph, "total_charge", 0.0, dtype).unsqueeze(1)
+        spins = values_of_structures(graph, "total_spin", 1.0, dtype).unsqueeze(1)
+        Q, S = 2 * math.pi * charges * self.of_charge, 2 * math.pi * spins * self.of_spin
+        of_spins = torch.cat([torch.sin(S), torch.cos(S)], dim=1) * (spins != 0)
+        features = torch.cat([torch.sin(Q), torch.cos(Q), of_spins], dim=1)  # (S, C)
+        assert graph.batch is not None
+        return [linear(features).index_select(0, graph.batch) for linear in self.linears]
 
 
 class Attention(nn.Module):

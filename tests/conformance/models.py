@@ -209,7 +209,7 @@ MODELS = [
     Row("Orb", orb, options=LEARNS_ROTATION, one_way=False),
     Row(
         "Orb-conservative",
-        lambda: orb(conservative=True),
+        lambda: orb(conservative=True, core_repulsion="sum"),
         options=LEARNS_ROTATION,
         one_way=False,
     ),
@@ -227,7 +227,13 @@ MODELS = [
     ),
     Row(
         "Orb-direct-stress",
-        lambda: orb(direct_stress=True, distance_smoothing=False, read_out={"energy": "mean"}),
+        lambda: orb(
+            direct_stress=True,
+            distance_smoothing=False,
+            read_out={"energy": "mean"},
+            core_repulsion="sum",
+            charge_and_spin=True,
+        ),
         options={**LEARNS_ROTATION, **TRUNCATED},
         one_way=False,
     ),

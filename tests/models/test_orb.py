@@ -17,13 +17,20 @@ from graph_pes.atomic_graph import (
     remove_mean_and_net_torque,
     to_batch,
 )
+from graph_pes.interfaces.orb_weights import native_orb
 from graph_pes.models import AdditionModel, FixedOffset, Orb
 from graph_pes.nn.mlp import MLP
-from graph_pes.periodic_table import SYMBOLS
+from graph_pes.periodic_table import MAX_Z
 from tests.conformance.models import randomised
 from tests.strategies import molecules, structures
 
-from .transplant import REFERENCES, Frozen, assert_agrees, frozen_structures
+from .transplant import (
+    REFERENCES,
+    Frozen,
+    assert_agrees,
+    frozen_structures,
+    relative_errors,
+)
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -112,12 +119,18 @@ def test_against_graph_pes_1(variant: str, dtype: torch.dtype) -> None:
     assert_agrees(model, expected, {"energy", "forces", "stress"})
 
 
-def scaled_last_layer(mlp: MLP, variances: torch.Tensor, means: torch.Tensor) -> None:
-    """Have the last layer undo what normalisers of the original did."""
-    last = mlp.linear_layers[-1]
-    last.weight.data *= variances.sqrt()[:, None]
-    last.bias.data *= variances.sqrt()
-    last.bias.data += means
+def state_of_orb_models(frozen: Frozen, variant: str) -> dict[str, torch.Tensor]:
+    """The state of a regressor: all elements have a row."""
+    state = dict(Weights(of_variant(frozen, variant)).left)
+    for name, dim in (
+        ("model.atom_emb.embeddings.weight", 0),
+        ("heads.energy.reference.linear.weight", 1),
+    ):
+        values = state[name].reshape(len(frozen["elements"]), -1)
+        every = values.new_zeros(MAX_Z + 1 - dim, values.shape[1])
+        every[frozen["elements"]] = values
+        state[name] = every.T if dim else every
+    return state
 
 
 def with_weights_of_orb_models(frozen: Frozen, variant: str) -> AdditionModel:
@@ -130,61 +143,24 @@ def with_weights_of_orb_models(frozen: Frozen, variant: str) -> AdditionModel:
         "energy": "mean",
     }
     direct = not arguments["conservative"]
-    model = Orb(**arguments, element_mlp=True, direct_stress=direct, read_out=read_out).double()
-    weights, elements = Weights(of_variant(frozen, variant)), frozen["elements"].tolist()
-    model.embedding.embeddings.values.data[elements] = weights("model.atom_emb.embeddings.weight")
-    weights.copy(model.edges.radial.frequencies, "model.rbf_transform.bessel_weights")
-    encoder = "model._encoder._{}_fn"
-    for part, mlp, norm in (
-        ("node", model.element_mlp, model.element_norm),
-        ("edge", model.edges.mlp, model.edges.norm),
-    ):
-        weights.mlp(mlp, encoder.format(part) + ".mlp.NN-{}")
-        weights.layer(norm, encoder.format(part) + ".layer_norm")
-    for n, layer in enumerate(model.interactions):
-        start = f"model.gnn_stacks.{n}"
-        for kind in ("weight", "bias"):
-            logits = (f"{start}._{end}_attn.{kind}" for end in ("send", "receive"))
-            weights.copy(getattr(layer.attention.logits, kind), *logits)
-        for part in ("node", "edge"):
-            weights.mlp(getattr(layer, f"{part}_mlp"), f"{start}._{part}_mlp.mlp.NN-{{}}")
-            weights.layer(getattr(layer, f"{part}_norm"), f"{start}._{part}_mlp.layer_norm")
-        # What was received comes before what was sent there.
-        first = layer.node_mlp.first
-        own, received, sent = first.weight.data.chunk(3, dim=1)
-        first.weight.data = torch.cat([own, sent, received], dim=1)
-
-    def normaliser(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, variance = (weights(f"heads.{name}.bn.running_{of}") for of in ("mean", "var"))
-        return variance, mean
-
-    weights.mlp(model.energy_head, "heads.energy.mlp.NN-{}")
-    variance, mean = normaliser("energy.normalizer")
-    model.scaler.per_element_scaling.values.data[:] = variance.sqrt()
-    reference = weights("heads.energy.reference.linear.weight") + mean
-    if direct:
-        weights.mlp(model.force_head, "heads.forces.mlp.NN-{}")
-        variances, means = normaliser("forces.normalizer")
-        assert means.item() == 0
-        scaled_last_layer(model.force_head, variances.expand(3), means)
-        weights.mlp(model.stress_head, "heads.stress.mlp.NN-{}")
-        diagonal = normaliser("stress.diag_normalizer")
-        rest = normaliser("stress.offdiag_normalizer")
-        both = (torch.cat([x.expand(3), y.expand(3)]) for x, y in zip(diagonal, rest, strict=True))
-        scaled_last_layer(model.stress_head, *both)
-    assert not weights.left
-    symbols = [SYMBOLS[Z] for Z in elements]
-    offset = FixedOffset(**dict(zip(symbols, reference.tolist(), strict=True)))
-    return AdditionModel(network=model, offset=offset).eval()
+    arguments |= {"element_mlp": True, "direct_stress": direct, "read_out": read_out}
+    network, energies = native_orb(state_of_orb_models(frozen, variant), arguments)
+    return AdditionModel(network=network, offset=FixedOffset(**energies)).eval()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("variant", ["direct", "conservative", "softmax"])
+@pytest.mark.parametrize(
+    "variant", ["direct", "conservative", "softmax", "direct-omol", "conservative-omol"]
+)
 def test_against_orb_models(variant: str, dtype: torch.dtype) -> None:
     """See make_orb_models.py."""
     frozen = dict(np.load(REFERENCES / "orb_models.npz"))
     model = with_weights_of_orb_models(frozen, variant).to(dtype)
     assert_agrees(model, of_variant(frozen, variant), {"energy", "forces", "stress"})
+    if "omol" in variant:
+        model["network"].repulsion = None
+        errors = relative_errors(model, of_variant(frozen, variant))
+        assert min(errors.values()) > 1e-4
 
 
 # --- forces ---------------------------------------------------------------------------------
@@ -227,6 +203,72 @@ def test_stress_of_a_direct_model() -> None:
     volume = bulk("Si").get_volume()
     torch.testing.assert_close(found[1]["virial"], -found[1]["stress"] * volume)
     torch.testing.assert_close(found[1]["stress"], found[1]["stress"].T)
+
+
+# --- repulsion, charge and spin -------------------------------------------------------------
+
+
+def only_repulsion(**options: object) -> Orb:
+    model = orb(**options)
+    for head in (model.energy_head, model.force_head, model.stress_head):
+        for parameter in head.parameters() if head is not None else []:
+            parameter.data.zero_()
+    return model
+
+
+def pressed() -> ase.Atoms:
+    """Each atom is repelled by several others, some of them its own images."""
+    atoms = bulk("C", "diamond", a=2.3)
+    atoms.symbols[0] = "O"
+    atoms.set_cell(atoms.cell.array + np.diag([0.3, 0, 0]) + 0.1, scale_atoms=True)
+    atoms.rattle(0.1, seed=0)
+    return atoms
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean"])
+@pytest.mark.parametrize("neighbours", [None, 3])
+def test_direct_repulsion_is_a_derivative(kind: str, neighbours: int | None) -> None:
+    """In a direct model too, where it is written out; of directed edges too."""
+    keys = ["energy", "forces", "stress"]
+    options = {"core_repulsion": kind, "max_neighbours": neighbours}
+    graph = graph_of(pressed())
+    written = only_repulsion(direct_stress=True, **options).predict(graph, keys)
+    derived = only_repulsion(conservative=True, **options).predict(graph, keys)
+    for key, value in derived.items():
+        assert value.abs().max() > 0.1
+        torch.testing.assert_close(written[key], value)
+
+
+def test_which_repulsion() -> None:
+    """The mean is the sum over the number of atoms; both end smoothly, at the cutoff at last."""
+    graph = graph_of(pressed() * (2, 1, 1))
+    of_all, mean = (
+        only_repulsion(conservative=True, core_repulsion=kind).predict_energy(graph)
+        for kind in ("sum", "mean")
+    )
+    torch.testing.assert_close(mean, of_all / 4)
+    iodine = [ase.Atoms("I2", [[0, 0, 0], [0, 0, r]]) for r in (2.7, 2.79, 2.81, 2.9)]
+    repulsion = only_repulsion(conservative=True, core_repulsion="sum")
+    energies = [repulsion.predict_energy(graph_of(atoms)).item() for atoms in iodine]
+    assert energies[0] > 10 * energies[1] > 0 == energies[2] == energies[3]  # xenon: 2 · 1.40 Å
+    caesium = ase.Atoms("Cs2", [[0, 0, 0], [0, 0, 2.999]])  # barium: 2 · 2.15 Å
+    assert 0 < repulsion.predict_energy(graph_of(caesium)).item() < 1e-6
+
+
+def test_charge_and_spin_of_each_structure() -> None:
+    model = randomised(
+        Orb(3.0, channels=8, layers=2, mlp_hidden_dim=8, charge_and_spin=True).double()
+    ).eval()
+    water = molecule("H2O")
+    every = [
+        ase.Atoms(water, info={"total_charge": charge, "total_spin": spin})
+        for charge, spin in ((0, 1), (1, 2), (0, 3), (-1, 2))
+    ]
+    found = model.predict_energy(to_batch([graph_of(atoms) for atoms in every]))
+    assert (found[:, None] - found).abs().add(torch.eye(4)).min() > 1e-4
+    for atoms, energy in zip(every, found, strict=True):
+        torch.testing.assert_close(model.predict_energy(graph_of(atoms)), energy)
+    torch.testing.assert_close(model.predict_energy(graph_of(water)), found[0])
 
 
 # --- attention ------------------------------------------------------------------------------
@@ -318,8 +360,10 @@ def test_default_widths() -> None:
         ({"read_out": {"width": 3}}, r"unknown keys \['width'\] in read_out, expected some of"),
         ({"conservative": True, "direct_stress": True}, "stress of a conservative model is"),
         ({"max_neighbours": 0}, "expected max_neighbours of at least 1, got 0"),
+        ({"core_repulsion": "zbl"}, "core_repulsion to be 'sum', 'mean' or None, got 'zbl'"),
+        ({"channels": 6, "charge_and_spin": True}, "channels to be a multiple of 4 .*, got 6"),
     ],
 )
 def test_arguments_are_checked(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"Orb: .*{message}"):
-        Orb(channels=4, mlp_hidden_dim=4, layers=1, **options)
+        Orb(**{"channels": 4, "mlp_hidden_dim": 4, "layers": 1, **options})

@@ -27,7 +27,8 @@ def frozen_structures(frozen: Frozen) -> Iterator[tuple[ase.Atoms, Frozen]]:
         start = f"structure.{n}."
         of_this = {k.removeprefix(start): v for k, v in frozen.items() if k.startswith(start)}
         Z, R, cell, pbc = (of_this.pop(key) for key in ("Z", "R", "cell", "pbc"))
-        yield ase.Atoms(Z, R, cell=cell, pbc=pbc), of_this
+        info = {k: of_this.pop(k).item() for k in ("total_charge", "total_spin") if k in of_this}
+        yield ase.Atoms(Z, R, cell=cell, pbc=pbc, info=info), of_this
         n += 1
 
 

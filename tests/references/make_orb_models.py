@@ -4,8 +4,7 @@ Run in an environment of its own, with ``pip install torch==2.13.0 orb-models==0
 
     python tests/references/make_orb_models.py tests/references/orb_models.npz
 
-The cutoff of 6 Å is fixed there, as are the eight radial functions of the published models. Core
-repulsion and confidences are left out.
+The cutoff of 6 Å is fixed there. Confidences are left out.
 """
 
 from __future__ import annotations
@@ -16,12 +15,14 @@ import sys
 import ase
 import numpy as np
 import torch
+from ase.build import bulk
 from orb_models.forcefield.angular import SphericalHarmonics
 from orb_models.forcefield.atomic_system import SystemConfig, ase_atoms_to_atom_graphs
 from orb_models.forcefield.conservative_regressor import ConservativeForcefieldRegressor
 from orb_models.forcefield.direct_regressor import DirectForcefieldRegressor
 from orb_models.forcefield.forcefield_heads import EnergyHead, ForceHead, StressHead
 from orb_models.forcefield.gns import MoleculeGNS
+from orb_models.forcefield.nn_util import ChargeSpinConditioner
 from orb_models.forcefield.rbf import BesselBasis
 from structures import structures
 
@@ -49,9 +50,30 @@ VARIANTS = {
         "activation": "gelu",
         "max_neighbours": 120,
     },
+    # As published: with the repulsion of cores; and as those called omol, with charge and spin.
+    "direct-omol": {
+        "conservative": False,
+        "norm_type": "rms",
+        "attention_gate": "sigmoid",
+        "activation": "silu",
+        "max_neighbours": 20,
+        "channels": 8,
+        "core_repulsion": "sum",
+        "charge_and_spin": True,
+    },
+    "conservative-omol": {
+        "conservative": True,
+        "norm_type": "rms",
+        "attention_gate": "sigmoid",
+        "activation": "silu",
+        "max_neighbours": 120,
+        "channels": 8,
+        "core_repulsion": "mean",
+        "charge_and_spin": True,
+    },
 }
 #: Such that forces are not small differences of large numbers.
-SEEDS = {"direct": 5, "conservative": 3, "softmax": 3}
+SEEDS = {"direct": 5, "conservative": 3, "softmax": 3, "direct-omol": 5, "conservative-omol": 2}
 SIZES = {
     "channels": 6,
     "layers": 2,
@@ -60,12 +82,13 @@ SIZES = {
     "mlp_layers": 2,
     "mlp_hidden_dim": 7,
 }
-HEADS = {"latent_dim": SIZES["channels"], "num_mlp_layers": 1, "mlp_hidden_dim": 5}
 
 
-def network(norm_type: str, attention_gate: str, activation: str) -> MoleculeGNS:
+def network(
+    channels: int, norm_type: str, attention_gate: str, activation: str, charge_and_spin: bool
+) -> MoleculeGNS:
     return MoleculeGNS(
-        latent_dim=SIZES["channels"],
+        latent_dim=channels,
         num_message_passing_steps=SIZES["layers"],
         num_mlp_layers=SIZES["mlp_layers"],
         mlp_hidden_dim=SIZES["mlp_hidden_dim"],
@@ -78,25 +101,28 @@ def network(norm_type: str, attention_gate: str, activation: str) -> MoleculeGNS
         interaction_params={"distance_cutoff": True, "attention_gate": attention_gate},
         node_feature_names=["feat"],
         edge_feature_names=["feat"],
+        conditioner=ChargeSpinConditioner(channels) if charge_and_spin else None,
         activation=activation,
         mlp_norm=f"{norm_type}_norm",
     )
 
 
 def make(variant: str) -> torch.nn.Module:
-    options = dict(VARIANTS[variant])
+    options = {"channels": SIZES["channels"], "charge_and_spin": False, **VARIANTS[variant]}
     del options["max_neighbours"]
+    repulsion = options.pop("core_repulsion", None) is not None
     activation, conservative = options["activation"], options.pop("conservative")
     base = network(**options)
-    heads = {"energy": EnergyHead(**HEADS, activation=activation)}
+    sizes = {"latent_dim": options["channels"], "num_mlp_layers": 1, "mlp_hidden_dim": 5}
+    heads = {"energy": EnergyHead(**sizes, activation=activation)}
     if conservative:
         model = ConservativeForcefieldRegressor(
-            heads=heads, model=base, ensure_grad_loss_weights=False
+            heads=heads, model=base, ensure_grad_loss_weights=False, pair_repulsion=repulsion
         )
     else:
-        heads["forces"] = ForceHead(**HEADS, activation=activation)
-        heads["stress"] = StressHead(**HEADS, activation=activation)
-        model = DirectForcefieldRegressor(heads=heads, model=base)
+        heads["forces"] = ForceHead(**sizes, activation=activation)
+        heads["stress"] = StressHead(**sizes, activation=activation)
+        model = DirectForcefieldRegressor(heads=heads, model=base, pair_repulsion=repulsion)
     return model.double().eval()
 
 
@@ -143,10 +169,22 @@ def predicted(model: torch.nn.Module, atoms: ase.Atoms, neighbours: int) -> dict
     return values
 
 
+def pressed() -> ase.Atoms:
+    """A crystal in which cores repel each other."""
+    atoms = bulk("Si", a=4.2, cubic=True)
+    atoms.set_cell(atoms.cell.array + [[0, 0.3, 0], [0, 0, 0.2], [0.1, 0, 0]], scale_atoms=True)
+    atoms.symbols[::3] = "C"
+    atoms.rattle(0.1, seed=0)
+    return atoms
+
+
 def main(path: str) -> None:
     torch.set_default_dtype(torch.float64)
     # It takes all directions as periodic, or none.
     used = [atoms for atoms in structures() if atoms.pbc.all() or not atoms.pbc.any()]
+    used.append(pressed())
+    for n, atoms in enumerate(used):
+        atoms.info.update(charge=n % 3 - 1, spin=1 + n % 2)
     settings = {
         name: {**SIZES, **options, "cutoff": 6.0, "read_out": {"layers": 1, "hidden_dim": 5}}
         for name, options in VARIANTS.items()
@@ -158,6 +196,8 @@ def main(path: str) -> None:
             f"structure.{n}.R": atoms.positions,
             f"structure.{n}.cell": atoms.cell.array,
             f"structure.{n}.pbc": atoms.pbc,
+            f"structure.{n}.total_charge": np.array(atoms.info["charge"]),
+            f"structure.{n}.total_spin": np.array(atoms.info["spin"]),
         }
     for variant, options in VARIANTS.items():
         torch.manual_seed(SEEDS[variant])

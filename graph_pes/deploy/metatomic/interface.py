@@ -134,7 +134,7 @@ class Interface(torch.nn.Module):
             batch,
             ends,
             torch.cat(charges),
-            torch.cat(multiplicities) - 1,
+            torch.cat(multiplicities),
         )
         # Engines differentiate values, also those that do not depend on positions.
         nothing = 0 * (R.sum() + vectors.sum())

@@ -99,7 +99,7 @@ def own_predictions(model: GraphPESModel) -> dict[str, torch.Tensor]:
     from graph_pes.atomic_graph import to_batch
 
     batch = to_batch([AtomicGraph.from_ase(a, 3.0, dtype=torch.float64) for a in atoms_list()])
-    known = {"total_charge": torch.tensor([1.0, 0.0]), "total_spin": torch.tensor([2.0, 0.0])}
+    known = {"total_charge": torch.tensor([1.0, 0.0]), "total_spin": torch.tensor([3.0, 1.0])}
     return model(batch._replace(other={**batch.other, **known}))
 
 
