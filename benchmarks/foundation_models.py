@@ -28,6 +28,7 @@ from ase.units import GPa
 
 from graph_pes import interfaces
 from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.interfaces.orb import from_orb_models
 from graph_pes.models import GraphPESModel
 
 
@@ -50,6 +51,22 @@ def of_mace() -> Any:
     return MACECalculator(model_paths=MACE, device="cpu", default_dtype="float32")
 
 
+def random_orb(kind: str) -> Any:
+    """The published architecture, whose weights do not matter for the time."""
+    from orb_models.forcefield import pretrained
+
+    torch.manual_seed(0)
+    config = pretrained.SystemConfig(radius=6.0, max_num_neighbors=20 if kind == "direct" else 120)
+    make = getattr(pretrained, f"orb_v3_{kind}_architecture")
+    return make(device="cpu", system_config=config).eval()
+
+
+def of_orb(kind: str) -> Any:
+    from orb_models.forcefield.calculator import ORBCalculator
+
+    return ORBCalculator(random_orb(kind), device="cpu")
+
+
 MACE = "../shared/data/models/mace_tutorial_xtb/model_swa.model"
 MATGL = "../shared/data/models/matgl/TensorNet-MatPES-PBE-v2025.1-PES"
 
@@ -58,7 +75,18 @@ MODELS: dict[str, tuple[Callable[..., GraphPESModel], Callable[[], Any], str]] =
     "mace": (lambda **kw: interfaces.mace_model(MACE, None, "float32", **kw), of_mace, "CO"),
     "matgl": (lambda **kw: interfaces.matgl_model(MATGL, **kw), of_matgl, "NaCl"),
     "sevennet": (lambda **kw: interfaces.sevennet("7net-0", **kw), of_sevenn, "NaCl"),
+    **{
+        f"orb-{kind}": (
+            lambda kind=kind, **kw: from_orb_models(random_orb(kind), **kw),
+            lambda kind=kind: of_orb(kind),
+            "NaCl",
+        )
+        for kind in ("conservative", "direct")
+    },
 }
+
+#: What is timed beside our implementation.
+OTHERS = ("original", "wrapped")
 
 #: Lattice constants in Å.
 CRYSTALS = {"NaCl": 5.6, "CO": 4.2}
@@ -91,8 +119,9 @@ def speed(name: str, repeats: int) -> None:
         "original": original(),
         "wrapped": make().ase_calculator(skin=0.0),
         "native": make(native=True).ase_calculator(skin=0.0),
-        "compiled": make(native=True).ase_calculator(skin=0.0, compile=True),
     }
+    if not name.startswith("orb"):  # which needs whole structures
+        calculators["compiled"] = make(native=True).ase_calculator(skin=0.0, compile=True)
     print(f"{'atoms':>6}" + "".join(f"{key:>12}" for key in calculators) + "   original / ours")
     for n in (1, 2, 3):
         atoms, times = crystal(elements, n), {key: [] for key in calculators}
@@ -104,7 +133,7 @@ def speed(name: str, repeats: int) -> None:
                 times[key].append(1000 * (time.process_time() - start))
         medians = {key: float(np.median(x[1:])) for key, x in times.items()}
         columns = "".join(f"{x:12.1f}" for x in medians.values())
-        ratios = (medians["original"] / medians[key] for key in ("native", "compiled"))
+        ratios = [medians["original"] / x for key, x in medians.items() if key not in OTHERS]
         print(f"{len(atoms):6d}{columns}   " + ", ".join(f"{ratio:.1f}" for ratio in ratios))
 
 
