@@ -16,7 +16,7 @@ from .results import Record, Results, exponent, growth, present
 def plot(results: Results, path: Path) -> None:
     """For each model, the cost of an atom over their number, and how many times faster ours is."""
     models = list(dict.fromkeys(r.model for r in results.records))
-    figure = Figure(figsize=(11, 3.6 * len(models)), layout="constrained")
+    figure = Figure(figsize=(11, 3 * len(models)), layout="constrained")
     axes = figure.subplots(len(models), 2, squeeze=False)
     for (left, right), model in zip(axes, models, strict=True):
         records = [r for r in results.records if r.model == model]
@@ -48,7 +48,8 @@ def draw_growth(axes: Axes, records: list[Record]) -> None:
     axes.set(xlabel="silicon atoms", ylabel="µs per atom, inference")
     axes.grid(which="both", alpha=0.2)
     if axes.lines:
-        axes.legend(fontsize=8)
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}
+        axes.legend(fontsize=8, ncols=len(axes.lines), **place)
     else:
         axes.set_axis_off()
 
@@ -77,6 +78,7 @@ def draw_ratios(axes: Axes, records: list[Record]) -> None:
     names = [f"{task}, {structure.replace(':', ' ')}" for task, structure in cases]
     axes.set_yticks(positions + 0.4 - width / 2, names, fontsize=8)
     axes.invert_yaxis()
+    axes.margins(x=0.12)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("time over that of our fastest form")
     if others:
