@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from .training_code import TrainingCode, compile_programs, load_programs
 from .training_function import TrainingFunction
 
 logger = logging.getLogger("graph_pes")
+
+#: Name of the folder in which torch's compiler keeps its own files.
+COMPILER = "inductor"
 
 
 def compiled(model: GraphPESModel) -> GraphPESModel | ExportedModel:
@@ -82,6 +86,7 @@ def cached_training_code(function: TrainingFunction, variant: str) -> TrainingCo
         code = load_programs(folder)
         if code is None:
             logger.info("Compiling the training of %s, once on this machine: minutes", name)
+            shutil.rmtree(folder / COMPILER, ignore_errors=True)  # of a process that was killed
             code = compile_programs(function, folder)
             done = "Compiled"
         else:
@@ -95,7 +100,7 @@ def kept_by_the_compiler(folder: Path) -> Iterator[None]:
     """Keep in a folder, too, what torch's compiler keeps of its own."""
     from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
-    with temporary_cache_dir(str(folder / "inductor")):
+    with temporary_cache_dir(str(folder / COMPILER)):
         yield
 
 

@@ -170,11 +170,16 @@ def test_a_process_that_was_killed_leaves_nothing_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lock is gone with it, and what it had written is not taken for complete."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
     monkeypatch.setenv("GRAPH_PES_CACHE", str(tmp_path))
     function = TrainingFunction(argon(), True)
 
     def die(function: TrainingFunction, folder: Path) -> None:
         (folder / PROGRAMS[0]).write_text("the first half")
+        library = Path(cache_dir()) / "half.so"
+        library.parent.mkdir(exist_ok=True)
+        library.write_text("torch would load it")
         os.kill(os.getpid(), signal.SIGKILL)
 
     def command() -> None:
@@ -186,7 +191,10 @@ def test_a_process_that_was_killed_leaves_nothing_half_done(
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
 
+    assert len(list(tmp_path.rglob("half.so"))) == 1
+
     def refuse(*_: object) -> None:
+        assert not list(tmp_path.rglob("half.so"))
         raise InterruptedError("compiles again")
 
     monkeypatch.setattr(graph_pes.deploy.cache, "compile_programs", refuse)
