@@ -44,11 +44,12 @@ def cache_of_benchmarks() -> Path:
 
 def _environment(package: str) -> Path:
     """The interpreter of an environment with a package at its version in ``models.yaml``."""
-    requirements = package_facts(package)["install"]
-    folder = cache_of_benchmarks() / "environments" / requirements[0]
+    facts = package_facts(package)
+    requirements, alone = facts["install"], facts.get("alone", [])
+    folder = cache_of_benchmarks() / "environments" / (alone or requirements)[0]
     python, complete = folder / "bin" / "python", folder / "complete"
     if not complete.is_file():
-        print(f"Installing {', '.join(requirements)} in {folder}", file=sys.stderr)
+        print(f"Installing {', '.join(alone + requirements)} in {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(python), "-m", "pip", "install", "--quiet"]
         # The same torch for all, first and alone, so that pip takes the build for CPUs where one
@@ -56,5 +57,7 @@ def _environment(package: str) -> Path:
         torch = f"torch=={version('torch').partition('+')[0]}"
         subprocess.run([*install, torch], check=True)
         subprocess.run([*install, torch, *requirements], check=True)
+        if alone:
+            subprocess.run([*install, "--no-deps", *alone], check=True)
         complete.touch()
     return python

@@ -120,10 +120,12 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def traced_function(module: EngineModel, inputs: EngineInputs) -> torch.fx.GraphModule:
+def traced_function(
+    module: EngineModel, inputs: EngineInputs, tensors: Sequence[Tensor] | None = None
+) -> torch.fx.GraphModule:
     """The operations of a module, derivatives it takes included, as a function of tensors.
 
-    It takes the `tensors_of` the module, then inputs of any sizes.
+    It takes the `tensors_of` the module (or what stands for them), then inputs of any sizes.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def traced_function(module: EngineModel, inputs: EngineInputs) -> torch.fx.Graph
 
     make = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
     with reported(module.model):
-        return make(*tensors_of(module), *inputs)
+        return make(*(tensors or tensors_of(module)), *inputs)
 
 
 @contextmanager

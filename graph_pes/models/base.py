@@ -87,6 +87,8 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
             )
         if not float(cutoff) >= 0:
             raise ValueError(f"{type(self).__name__}: expected a cutoff in Å, got {cutoff}")
+        #: The cutoff in Å as a number, which no GPU has to be waited for.
+        self.cutoff_value = float(cutoff)
         self.register_float64_buffer("cutoff", torch.tensor(float(cutoff), dtype=torch.float64))
         self.register_float64_buffer(
             "three_body_cutoff", torch.tensor(float(three_body_cutoff or 0), dtype=torch.float64)
@@ -129,11 +131,6 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
         return trim_edges(graph, self.cutoff_value)
 
     # --- what it knows of itself ---
-
-    @property
-    def cutoff_value(self) -> float:
-        """The cutoff in Å as a number."""
-        return float(self.cutoff)
 
     @property
     def predictable_properties(self) -> set[PropertyKey]:

@@ -27,6 +27,7 @@ class Trainable(Float64Tensors):
     """A model that, with the modules inside of it, is fitted to data; it has a ``cutoff``."""
 
     cutoff: Tensor
+    cutoff_value: float
     _has_been_pre_fit: Tensor
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class Trainable(Float64Tensors):
         """
         if len(graphs) == 0:
             raise ValueError("pre_fit_all_components: expected at least one graph, got none")
-        batch = to_batch([trim_edges(g, float(self.cutoff)) for g in graphs])
+        batch = to_batch([trim_edges(g, self.cutoff_value) for g in graphs])
         done: set[nn.Module] = set()
         for module, graph in _to_be_pre_fitted(self, batch):
             if module not in done and isinstance(module, _PreFitted):
@@ -92,8 +93,8 @@ def _to_be_pre_fitted(
         if module._has_been_pre_fit:
             return
         # As in predictions, a part of a sum sees the neighbours up to its own cutoff.
-        if 0 < float(module.cutoff) < graph.cutoff:
-            graph = trim_edges(graph, float(module.cutoff))
+        if 0 < module.cutoff_value < graph.cutoff:
+            graph = trim_edges(graph, module.cutoff_value)
     yield module, graph
     # By now the module has been fitted, and may subtract what it contributes itself.
     inside = module.as_seen_by_components(graph) if isinstance(module, Trainable) else graph
