@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -131,6 +133,18 @@ def gradient_is_wanted(tensor: Tensor) -> bool:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf whose gradient was asked for
         return True
+
+
+def sum_of_products(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """The sum of the products of tensors, each with the other of the same place.
+
+    Examples
+    --------
+    >>> sum_of_products([torch.ones(2), torch.ones(2)], [torch.ones(2), torch.full((2,), 3.0)])
+    tensor([4., 4.])
+    """
+    first, *others = [a * b for a, b in zip(x, y, strict=True)]
+    return sum(others, first)
 
 
 def is_traced(size: int) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from graph_pes.memory import keep_freed_memory
 from graph_pes.models.io import ModelFileError
 from graph_pes.training.config import TorchConfig
 from graph_pes.training.config_files import ConfigError
@@ -96,6 +97,7 @@ def run_command(command: Callable[[], object]) -> None:
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    keep_freed_memory()
     with messages_on_terminal("INFO"):
         try:
             command()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from graph_pes.atomic_graph import PROPERTIES, AtomicGraph, PropertyKey, number_of_atoms
 from graph_pes.deploy import ExportedModel, compiled
+from graph_pes.memory import keep_freed_memory
 from graph_pes.models.base import GraphPESModel
 from graph_pes.models.committee import Committee
 from graph_pes.models.derivatives import has_volume
@@ -110,6 +111,7 @@ class GraphPESCalculator(Calculator):
         if not skin >= 0:
             raise ValueError(f"GraphPESCalculator: expected a skin of at least 0 Å, got {skin}")
         super().__init__(**kwargs)
+        keep_freed_memory()
         model = model if device is None else model.to(device)
         self.model = compiled(model) if compile and isinstance(model, GraphPESModel) else model
         self.implemented_properties = [*PROPERTIES_OF_ASE, *uncertainties_of(self.model)]

@@ -15,6 +15,7 @@ import torch
 
 from graph_pes.atomic_graph import AtomicGraph
 from graph_pes.deploy import ExportedModel, compiled
+from graph_pes.memory import keep_freed_memory
 from graph_pes.models.io import load_model
 
 from .batches import batch_from, evaluate
@@ -71,6 +72,7 @@ class IPIPotential(Dummy_driver):
 
     def check_parameters(self) -> None:
         """Read the files."""
+        keep_freed_memory()
         atoms = ase.io.read(self.template)
         assert isinstance(atoms, ase.Atoms)
         self.graph = AtomicGraph.from_ase(atoms, 0.0, property_mapping={}, dtype=torch.float64)

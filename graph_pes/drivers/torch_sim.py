@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graph_pes.atomic_graph import PropertyKey, get_cell_volume
 from graph_pes.deploy import ExportedModel, compiled
+from graph_pes.memory import keep_freed_memory
 from graph_pes.models.base import GraphPESModel
 from graph_pes.models.derivatives import has_volume
 
@@ -84,6 +85,7 @@ class TorchSimModel(ModelInterface):
                 "TorchSimModel: expected a GraphPESModel, which predicts energies, got "
                 f"{type(model).__name__}"
             )
+        keep_freed_memory()
         model = model if device is None else model.to(device)
         self.model = compiled(model) if compile and isinstance(model, GraphPESModel) else model
         self._device, self._dtype = self.model.device, dtype

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from graph_pes.tensors import sum_of_products
+
 from .radial_table import RadialTable
 
 
@@ -115,9 +117,9 @@ class _Messages(torch.autograd.Function):
         # of the product of each filter with its feature
         of_products = [g]
         if u:
-            of_products.append(_dot(G, [component.unsqueeze(2) for component in u]))
+            of_products.append(sum_of_products(G, [component.unsqueeze(2) for component in u]))
         if v:
-            of_products.append(_dot(G, [component[neighbours] for component in v]))
+            of_products.append(sum_of_products(G, [component[neighbours] for component in v]))
         slopes = [_slopes(c, places) for c in tables]
         terms = [a * b * c for a, b, c in zip(slopes, x_j, of_products, strict=True)]
         of_r = sum(terms[1:], terms[0]).sum(2) * (ctx.table.intervals / ctx.table.cutoff)
@@ -141,11 +143,6 @@ def _values(table: Tensor, places: Tensor) -> Tensor:
 def _slopes(table: Tensor, places: Tensor) -> Tensor:
     (_, c1, c2, c3), s = _coefficients(table, places)
     return (c3 * (3 * s) + 2 * c2) * s + c1
-
-
-def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    first, *others = [x * y for x, y in zip(a, b, strict=True)]
-    return sum(others, first)
 
 
 def _to_neighbours(x: Tensor, neighbours: Tensor, size: int) -> Tensor:

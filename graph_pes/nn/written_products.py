@@ -12,12 +12,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from graph_pes.tensors import sum_of_products
+
 from .irreps import Blocks
 from .paths import Paths
 from .polynomials import Term
 
 #: Products of more terms than this are not written out, since compiling them would take too long.
 MAX_TERMS = 256
+
+#: Mixtures of at most this many functions of the distance are computed where they multiply
+#: features, rather than stored for every edge and channel.
+MAX_FACTORS = 16
 
 #: Indices m2, m1 and m3 of coupling coefficients that are not zero, and their values.
 Terms = list[tuple[int, int, int, float]]
@@ -52,13 +58,21 @@ def written_out(
     # By component, so that backward passes add up rows of (M, C), without copies of slices.
     h = [[component[neighbours] for component in block.unbind(1)] for block in x]
     y = [part.unbind(2) for part in Y.view(N, D, -1).split(paths.harmonics, dim=2)]
-    weights = (phi @ V).view(N, D, -1).split(paths.widths, dim=2)
+    weights = _mixtures(phi.view(N, D, -1), V, paths.widths)
     blocks: list[list[Tensor]] = [[] for _ in paths.targets]
     for p, w, of_path in zip(paths.paths, weights, terms, strict=True):
         messages = [component * w for component in h[p.source]]
         sums = _coupled(messages, y[p.harmonic], of_path)
         blocks[p.target].append(torch.stack(sums, dim=1))
     return [torch.cat(block, dim=2) for block in blocks]
+
+
+def _mixtures(phi: Tensor, V: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+    """The weights of each path (N, D, C), of functions phi (N, D, Q) and their mixtures V."""
+    if V.shape[0] > MAX_FACTORS:
+        return (phi @ V).split(widths, dim=2)
+    functions = phi.unsqueeze(3).unbind(2)
+    return [sum_of_products(functions, V_p.unbind(0)) for V_p in V.split(widths, dim=1)]
 
 
 def _coupled(messages: Sequence[Tensor], Y: Sequence[Tensor], terms: Terms) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import ase
@@ -20,6 +21,10 @@ class Package:
     """See the protocol."""
 
     def __init__(self, entry: dict[str, Any], elements: list[str], device: str, stress: bool):
+        with suppress(ImportError):  # version 2: as its drivers and commands do
+            from graph_pes.memory import keep_freed_memory
+
+            keep_freed_memory()
         self.module = made_from(entry, elements=elements).to(device)
         self.device, self.stress = device, stress
         self._predictor = self.module
