@@ -256,7 +256,31 @@ def cut(joint: fx.GraphModule, layout: Layout) -> tuple[fx.GraphModule, fx.Graph
     late = [node for node in nodes if node.name.startswith("tangents")]
     given = [[node.meta["val"] for node in part] for part in (nodes[: -len(late)], late)]
     with tracing(TracingContext(mode)):
-        return partition_fn(joint, given, num_fwd_outputs=layout.n_outputs)
+        forward, backward = partition_fn(joint, given, num_fwd_outputs=layout.n_outputs)
+    with mode:
+        _keep_dense(forward, backward)
+    return forward, backward
+
+
+def _keep_dense(forward: fx.GraphModule, backward: fx.GraphModule) -> None:
+    """Keep copies of tensors that have gaps in memory: what compilers return has none."""
+    from torch._prims_common import is_non_overlapping_and_dense_or_false
+
+    output = forward.graph.output_node()
+    takers = {node.name: node for node in backward.graph.nodes if node.op == "placeholder"}
+    for node in output.all_input_nodes:
+        value = node.meta["val"]
+        if node.name not in takers or not isinstance(value, Tensor):
+            continue
+        if is_non_overlapping_and_dense_or_false(value):
+            continue
+        with forward.graph.inserting_before(output):
+            copy = forward.graph.call_function(
+                torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
+            )
+        copy.meta["val"] = takers[node.name].meta["val"] = value.contiguous()
+        output.replace_input_with(node, copy)
+    forward.recompile()
 
 
 def machine_code(program: fx.GraphModule) -> CompiledArtifact:

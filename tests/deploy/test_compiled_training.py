@@ -11,6 +11,7 @@ import pytest
 import torch
 from ase.build import bulk
 from torch import Tensor
+from torch._prims_common import is_non_overlapping_and_dense_or_false
 
 import graph_pes.deploy.training_code
 from graph_pes import AtomicGraph, GraphPESModel
@@ -26,7 +27,7 @@ from graph_pes.atomic_graph.others import HEAD, head_number
 from graph_pes.atomic_graph.properties import PROPERTIES, Property
 from graph_pes.deploy import ExportError
 from graph_pes.deploy.compiled_training import CompiledTraining, check_agreement
-from graph_pes.deploy.training_code import joint_program
+from graph_pes.deploy.training_code import cut, joint_program
 from graph_pes.deploy.training_function import TrainingFunction, training_inputs
 from graph_pes.models import (
     AdditionModel,
@@ -179,6 +180,19 @@ def test_gradients_of_the_parameters_are_those_of_the_model(
             assert (gradient is None) == (n not in of_tensor)
             if gradient is not None:
                 torch.testing.assert_close(of_tensor[n], gradient, rtol=1e-8, atol=1e-8)
+
+
+# by torch, where its compiler is imported
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_what_is_kept_has_no_gaps() -> None:
+    """Compiled code returns tensors without any, and would refuse those that were recorded."""
+    function = TrainingFunction(NETWORKS["NequIP"]().train(), derivatives=True)
+    _, backward = cut(*joint_program(function))
+    taken = [node for node in backward.graph.nodes if node.op == "placeholder"]
+    tensors = [node.meta["val"] for node in taken if isinstance(node.meta["val"], Tensor)]
+    assert tensors
+    for x in tensors:
+        assert is_non_overlapping_and_dense_or_false(x), f"{x.shape}, {x.stride()}"
 
 
 # --- the programs, as Python runs them ----------------------------------------------------------
