@@ -71,7 +71,7 @@ def _mixtures(phi: Tensor, V: Tensor, widths: Sequence[int]) -> Sequence[Tensor]
     """The weights of each path (N, D, C), of functions phi (N, D, Q) and their mixtures V."""
     if V.shape[0] > MAX_FACTORS:
         return (phi @ V).split(widths, dim=2)
-    functions = phi.unsqueeze(3).unbind(2)
+    functions, V = phi.unsqueeze(3).unbind(2), V.contiguous()  # channels side by side
     return [sum_of_products(functions, V_p.unbind(0)) for V_p in V.split(widths, dim=1)]
 
 
