@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from graph_pes.models.mace import MACE
 from graph_pes.nn.couplings import dense, symmetric_couplings
+from graph_pes.nn.distance_transforms import TransformedExpansion
 from graph_pes.nn.equivariant import SILU_GAIN
 from graph_pes.nn.irreps import o3
+from graph_pes.nn.mace_interactions import NeighbourDensity
 from graph_pes.nn.symmetric_contraction import SymmetricContraction
-from graph_pes.periodic_table import SYMBOLS
+from graph_pes.periodic_table import COVALENT_RADII, SYMBOLS
 
 from .foreign import UnsupportedModelError, default_dtype
 
@@ -23,6 +25,8 @@ from .foreign import UnsupportedModelError, default_dtype
 FIRST_LAYERS = {
     "RealAgnosticInteractionBlock": "mixing",
     "RealAgnosticResidualInteractionBlock": "residual",
+    "RealAgnosticDensityInteractionBlock": "mixing",
+    "RealAgnosticDensityResidualInteractionBlock": "residual",
 }
 
 Weights = Mapping[str, Tensor]
@@ -49,16 +53,14 @@ def native_mace(settings: Mapping[str, Any], state: Weights, head: int = 0) -> M
     """
     _check(settings)
     hidden = o3().Irreps(settings["hidden_irreps"])
-    first, *others = settings["radial_MLP"] or [64, 64, 64]
-    if any(width != first for width in others):
-        raise UnsupportedModelError(f"radial_MLP: expected equal widths, got {[first, *others]}")
+    transform = settings.get("distance_transform", "None")
     with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
         mace = MACE(
             elements=[SYMBOLS[Z] for Z in settings["atomic_numbers"]],
             cutoff=settings["r_max"],
             n_radial=settings["num_bessel"],
             envelope_power=int(settings["num_polynomial_cutoff"]),
-            weights_mlp={"hidden_depth": len(others) + 1, "hidden_features": first},
+            weights_mlp={"hidden_features": list(settings["radial_MLP"] or [64, 64, 64])},
             channels=hidden[0].mul,
             hidden_irreps=[str(ir) for _, ir in hidden],
             l_max=settings["max_ell"],
@@ -66,19 +68,28 @@ def native_mace(settings: Mapping[str, Any], state: Weights, head: int = 0) -> M
             correlation=settings["correlation"],
             readout_width=o3().Irreps(settings["MLP_irreps"]).dim,
             first_layer=FIRST_LAYERS[settings["interaction_cls_first"]],  # type: ignore[arg-type]
+            aggregation="density" if _has_density(settings) else "constant_fixed",
+            distance_transform=None if transform == "None" else transform,
+            core_repulsion=settings.get("pair_repulsion", False),
         )
     copy_weights(mace, settings, {key: W.double() for key, W in state.items()}, head)
     return mace
+
+
+def _has_density(settings: Mapping[str, Any]) -> bool:
+    """Whether sums over neighbours are divided by a density."""
+    return "Density" in settings["interaction_cls_first"]
 
 
 def _check(settings: Mapping[str, Any]) -> None:
     """That our model is made of the same parts."""
     expected: dict[str, Sequence[Any]] = {
         "interaction_cls_first": list(FIRST_LAYERS),
-        "interaction_cls": ["RealAgnosticResidualInteractionBlock"],
+        "interaction_cls": [
+            f"RealAgnostic{'Density' if _has_density(settings) else ''}ResidualInteractionBlock"
+        ],
         "radial_type": ["bessel"],
-        "distance_transform": ["None"],
-        "pair_repulsion": [False],
+        "distance_transform": ["None", "Agnesi", "Soft"],
         "apply_cutoff": [True],
         "use_so3": [False],
         "use_agnostic_product": [False],
@@ -97,6 +108,11 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise UnsupportedModelError(
             f"hidden_irreps: expected as many channels of each, got {settings['hidden_irreps']}"
         )
+    longest = 2 * max(COVALENT_RADII[Z] for Z in settings["atomic_numbers"])
+    if settings.get("pair_repulsion", False) and longest > settings["r_max"]:
+        raise UnsupportedModelError(
+            f"pair_repulsion: it is cut off at {settings['r_max']} Å, but goes on to {longest} Å"
+        )
 
 
 @torch.no_grad()
@@ -107,8 +123,13 @@ def copy_weights(mace: MACE, settings: Mapping[str, Any], W: Weights, head: int)
     embedding = W["node_embedding.linear.weight"].view(len(numbers), -1) / math.sqrt(len(numbers))
     representation.embedding.embeddings.values[numbers] = embedding
     # They are no parameters there.
-    representation.radial.frequencies.copy_(W["radial_embedding.bessel_fn.bessel_weights"])
-    representation.radial.frequencies.requires_grad_(False)
+    radial = representation.radial
+    if isinstance(radial, TransformedExpansion):
+        for name, constant in radial.transform.named_buffers():
+            constant.copy_(W[f"radial_embedding.distance_transform.{name}"])
+        radial = radial.expansion
+    radial.frequencies.copy_(W["radial_embedding.bessel_fn.bessel_weights"])
+    radial.frequencies.requires_grad_(False)
     for n, layer in enumerate(representation.layers):
         copy_layer(layer, W, n, settings["avg_num_neighbors"])
     for n, read_out in enumerate(mace.read_outs):
@@ -139,12 +160,11 @@ def copy_layer(layer: Any, W: Weights, n: int, neighbours: float) -> None:
     interaction, at = layer.interaction, f"interactions.{n}."
     copy_flat(interaction.pre_linear.weights, W[f"{at}linear_up.weight"])
     copy_flat(interaction.post_linear.weights, W[f"{at}linear.weight"])
-    interaction.aggregation.scale.fill_(neighbours)
-    linears = interaction.radial_network.mlp.linear_layers
-    for k, linear in enumerate(linears):
-        matrix = W[f"{at}conv_tp_weights.layer{k}.weight"]
-        gain = SILU_GAIN if k > 0 else 1.0
-        linear.weight.copy_(matrix.T * (gain / math.sqrt(len(matrix))))
+    copy_radial_network(interaction.radial_network, W, f"{at}conv_tp_weights.")
+    if isinstance(interaction.aggregation, NeighbourDensity):
+        copy_radial_network(interaction.aggregation.radial_network, W, f"{at}density_fn.")
+    else:
+        interaction.aggregation.scale.fill_(neighbours)
     mixed = layer.mixing if layer.mixing is not None else layer.residual
     copy_flat(mixed.weights, W[f"{at}skip_tp.weight"])
     copy_flat(layer.linear.weights, W[f"products.{n}.linear.weight"])
@@ -159,6 +179,15 @@ def copy_layer(layer: Any, W: Weights, n: int, neighbours: float) -> None:
             U = U if ir.l > 0 else U.unsqueeze(1)
             ours = in_our_couplings(W[at + key], U, contraction, target, order)
             contraction.weights[f"{ir}_{order}"].copy_(ours)
+
+
+@torch.no_grad()
+def copy_radial_network(network: Any, W: Weights, at: str) -> None:
+    """Copy the weights of a `RadialNetwork`."""
+    for k, linear in enumerate(network.mlp.linear_layers):
+        matrix = W[f"{at}layer{k}.weight"]
+        gain = SILU_GAIN if k > 0 else 1.0
+        linear.weight.copy_(matrix.T * (gain / math.sqrt(len(matrix))))
 
 
 @torch.no_grad()

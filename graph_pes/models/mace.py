@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graph_pes.atomic_graph import DEFAULT_CUTOFF, AtomicGraph, PropertyKey
-from graph_pes.nn.aggregation import NeighbourAggregationMode
 from graph_pes.nn.equivariant import EquivariantLinear
 from graph_pes.nn.irreps import o3
-from graph_pes.nn.mace_interactions import DEFAULT_MLP, MLPConfig
+from graph_pes.nn.mace_interactions import DEFAULT_MLP, MACEAggregation, MLPConfig
 from graph_pes.nn.mace_layers import MACERepresentation, MACESettings
 from graph_pes.nn.per_element import AtomicOneHot, PerElementEmbedding
 from graph_pes.nn.radial import DistanceExpansion
 from graph_pes.nn.scaling import LocalEnergiesScaler
+from graph_pes.nn.screened_repulsion import ScreenedRepulsion
 
 from .base import GraphPESModel
 
@@ -59,7 +59,13 @@ class ReadOut(nn.Module):
 class EnergyMACE(GraphPESModel):
     """Local energies from the features of all layers: what `MACE` and `ZEmbeddingMACE` share."""
 
-    def __init__(self, representation: MACERepresentation, channels: int, readout_width: int):
+    def __init__(
+        self,
+        representation: MACERepresentation,
+        channels: int,
+        readout_width: int,
+        repulsion: ScreenedRepulsion | None = None,
+    ):
         super().__init__(representation.cutoff, implemented_properties=["local_energies"])
         self.representation = representation
         layers = len(representation.layers)
@@ -70,6 +76,7 @@ class EnergyMACE(GraphPESModel):
         self.scalars = [
             [ir for _, ir in irreps].index(scalar) for irreps in representation.irreps_out
         ]
+        self.repulsion = repulsion
         self.scaler = LocalEnergiesScaler()
 
     def forward(self, graph: AtomicGraph) -> dict[PropertyKey, Tensor]:
@@ -79,6 +86,8 @@ class EnergyMACE(GraphPESModel):
             read_out(x[scalars])
             for read_out, x, scalars in zip(self.read_outs, after, self.scalars, strict=True)
         ]
+        if self.repulsion is not None:
+            energies.append(self.repulsion(graph))
         return {"local_energies": self.scaler(sum(energies), graph)}
 
 
@@ -105,7 +114,9 @@ class MACE(EnergyMACE):
     As in graph-pes 1, the sums of the first layer are mixed by a matrix of the element of the
     atom, as in ``RealAgnosticInteractionBlock`` of mace-torch, and the frequencies of the
     radial basis are trained. The present default of mace-torch is a residual connection in the
-    first layer in place of this: ``first_layer="residual"``. The residual connection bypasses
+    first layer in place of this: ``first_layer="residual"``. The later foundation models, Batatia
+    et al., doi:10.1063/5.0297006, have ``aggregation="density"``, ``distance_transform="Agnesi"``
+    and ``core_repulsion=True``. The residual connection bypasses
     the linear map, as in mace-torch; in graph-pes 1 it did not, which is the same set of
     functions. Only independent couplings have weights: any weights of the redundant ones of
     both packages are weights of these.
@@ -122,7 +133,8 @@ class MACE(EnergyMACE):
         The radial basis, a `DistanceExpansion` class or its name.
     weights_mlp
         Of the networks that turn radial functions into :math:`R`, any of ``hidden_depth``
-        (default 3), ``hidden_features`` (64) and ``activation`` (``"SiLU"``).
+        (default 3), ``hidden_features`` (64, or a list of widths) and ``activation``
+        (``"SiLU"``).
     channels
         C.
     hidden_irreps
@@ -135,7 +147,8 @@ class MACE(EnergyMACE):
         :math:`\nu`, 1 to 4: messages are of body order :math:`\nu + 1`.
     aggregation
         :math:`\lambda`: ``"constant_fixed"`` for the mean number of neighbours in the training
-        data; see `NeighbourAggregation`.
+        data; see `NeighbourAggregation`. ``"density"`` for `NeighbourDensity`, which depends on
+        the atom.
     self_connection
         Whether there are residual connections.
     readout_width
@@ -144,6 +157,12 @@ class MACE(EnergyMACE):
         ``"mixing"`` or ``"residual"``, see above.
     envelope_power
         Of the `PolynomialEnvelope` that takes messages to zero at the cutoff.
+    distance_transform
+        ``"Agnesi"`` or ``"Soft"``: radial functions are those of distances in units of the
+        covalent radii of the two atoms, see `AgnesiTransform` and `SoftTransform`. Such models
+        are compiled without tables of radial functions.
+    core_repulsion
+        Whether `ScreenedRepulsion` is added to local energies, before they are scaled.
 
     Raises
     ------
@@ -170,11 +189,13 @@ class MACE(EnergyMACE):
         l_max: int = 3,
         layers: int = 2,
         correlation: int = 3,
-        aggregation: NeighbourAggregationMode = "constant_fixed",
+        aggregation: MACEAggregation = "constant_fixed",
         self_connection: bool = True,
         readout_width: int = 16,
         first_layer: Literal["mixing", "residual"] = "mixing",
         envelope_power: int = 5,
+        distance_transform: Literal["Agnesi", "Soft"] | None = None,
+        core_repulsion: bool = False,
     ):
         settings = MACESettings(
             cutoff=cutoff,
@@ -191,10 +212,12 @@ class MACE(EnergyMACE):
             self_connection=self_connection,
             first_layer=first_layer,
             envelope_power=envelope_power,
+            distance_transform=distance_transform,
         )
         one_hot = AtomicOneHot(elements)
         representation = MACERepresentation(settings, one_hot, len(elements), one_hot.numbers)
-        super().__init__(representation, channels, readout_width)
+        repulsion = ScreenedRepulsion(cutoff, envelope_power) if core_repulsion else None
+        super().__init__(representation, channels, readout_width, repulsion)
 
 
 class ZEmbeddingMACE(EnergyMACE):
@@ -228,7 +251,7 @@ class ZEmbeddingMACE(EnergyMACE):
         l_max: int = 3,
         layers: int = 2,
         correlation: int = 3,
-        aggregation: NeighbourAggregationMode = "constant_fixed",
+        aggregation: MACEAggregation = "constant_fixed",
         self_connection: bool = True,
         readout_width: int = 16,
         first_layer: Literal["mixing", "residual"] = "mixing",

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph, all_with_ghosts
+from graph_pes.atomic_graph import AtomicGraph, all_with_ghosts, sum_over_neighbours
 
 from .aggregation import NeighbourAggregation, NeighbourAggregationMode
 from .edges import Edges
 from .equivariant import EquivariantLinear
 from .irreps import Blocks, o3, parse_irreps
-from .radial_network import radial_network
+from .radial_network import RadialNetwork, radial_network
 from .tensor_product import NeighbourTensorProduct
 
 if TYPE_CHECKING:
     from e3nn.o3 import Irreps
+
+#: How sums over neighbours are normalised: `NeighbourDensity` is the additional one.
+MACEAggregation: TypeAlias = NeighbourAggregationMode | Literal["density"]
 
 
 class MLPConfig(TypedDict, total=False):
@@ -30,13 +33,13 @@ class MLPConfig(TypedDict, total=False):
     hidden_depth
         Number of hidden layers, 3 by default.
     hidden_features
-        Their width, 64 by default.
+        Their width, 64 by default, or a list of the width of each.
     activation
         A function of ``torch.nn`` that is 0 at 0, ``"SiLU"`` by default.
     """
 
     hidden_depth: int
-    hidden_features: int
+    hidden_features: int | Sequence[int]
     activation: str
 
 
@@ -58,6 +61,51 @@ class ElementEdges(Edges):
 
     elements: Tensor
     embeddings: Tensor
+
+
+class NeighbourDensity(nn.Module):
+    r"""Divides sums by one plus a learnt density of neighbours.
+
+    .. math::
+
+        1 + \sum_j \tanh \left( \left( \sum_b w_b f(r_{ij}) \phi_b(r_{ij}) \right)^2 \right)
+
+    with the radial basis :math:`\phi` and its envelope f.
+
+    Parameters
+    ----------
+    n_radial
+        Number of radial functions.
+    """
+
+    def __init__(self, n_radial: int):
+        super().__init__()
+        self.radial_network = RadialNetwork([n_radial, 1])
+
+    def normalised(self, sums: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
+        """Sums over neighbours, shape (N, 2l + 1, C), divided by the density."""
+        phi, w = self.radial_network(edges.basis, edges.envelope)
+        density = sum_over_neighbours(torch.tanh((phi @ w) ** 2), graph)  # (N, 1)
+        return [total / (1 + density).unsqueeze(2) for total in sums]
+
+
+def parse_aggregation(
+    mode: MACEAggregation, n_radial: int
+) -> NeighbourAggregation | NeighbourDensity:
+    """What normalises sums over neighbours."""
+    return NeighbourDensity(n_radial) if mode == "density" else NeighbourAggregation.parse(mode)
+
+
+def normalised(
+    sums: Sequence[Tensor],
+    aggregation: NeighbourAggregation | NeighbourDensity,
+    edges: Edges,
+    graph: AtomicGraph,
+) -> Blocks:
+    """Sums over neighbours (N, 2l + 1, C) of every irrep, normalised."""
+    if isinstance(aggregation, NeighbourDensity):
+        return aggregation.normalised(sums, edges, graph)
+    return [aggregation.normalised(total, graph) for total in sums]
 
 
 class Interaction(nn.Module):
@@ -86,7 +134,7 @@ class Interaction(nn.Module):
         l_max: int,
         n_radial: int,
         weights_mlp: Mapping[str, Any],
-        aggregation: NeighbourAggregationMode,
+        aggregation: MACEAggregation,
     ):
         super().__init__()
         harmonics = o3().Irreps.spherical_harmonics(l_max)
@@ -98,14 +146,14 @@ class Interaction(nn.Module):
         wanted = o3().Irreps([(channels, ir) for _, ir in harmonics])
         self.post_linear = EquivariantLinear(self.product.irreps_out, wanted)
         self.irreps_out = self.post_linear.irreps_out
-        self.aggregation = NeighbourAggregation.parse(aggregation)
+        self.aggregation = parse_aggregation(aggregation, n_radial)
 
     def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
         """From blocks of ``irreps_in`` to blocks of ``irreps_out``."""
         phi, V = self.radial_network(edges.basis, edges.envelope)
         h = all_with_ghosts(self.pre_linear(x), graph)
         sums = self.product(h, edges.harmonics, phi, V, edges.neighbours)
-        return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
+        return self.post_linear(normalised(sums, self.aggregation, edges, graph))
 
 
 class ElementInteraction(nn.Module):
@@ -130,7 +178,7 @@ class ElementInteraction(nn.Module):
         l_max: int,
         n_radial: int,
         weights_mlp: Mapping[str, Any],
-        aggregation: NeighbourAggregationMode,
+        aggregation: MACEAggregation,
     ):
         super().__init__()
         self.sizes = [2 * l + 1 for l in range(l_max + 1)]
@@ -142,7 +190,7 @@ class ElementInteraction(nn.Module):
             n_radial, channels * len(self.sizes), weights_mlp, DEFAULT_MLP
         )
         self.post_linear = EquivariantLinear(self.irreps_out, self.irreps_out)
-        self.aggregation = NeighbourAggregation.parse(aggregation)
+        self.aggregation = parse_aggregation(aggregation, n_radial)
 
     def forward(self, x: Sequence[Tensor], edges: Edges, graph: AtomicGraph) -> Blocks:
         """Blocks of ``irreps_out``, from the features of elements that come with the edges."""
@@ -158,4 +206,4 @@ class ElementInteraction(nn.Module):
             G_l @ (V_l * h).flatten(0, 1)
             for G_l, V_l in zip(G.split(self.sizes, 1), V.chunk(len(self.sizes), 1), strict=True)
         ]
-        return self.post_linear([self.aggregation.normalised(total, graph) for total in sums])
+        return self.post_linear(normalised(sums, self.aggregation, edges, graph))

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from graph_pes.atomic_graph import AtomicGraph, Z_with_ghosts, as_neighbour_matrix
+from graph_pes.atomic_graph import AtomicGraph, Z_with_ghosts, as_neighbour_matrix, neighbour_Z
 from graph_pes.tensors import is_traced
 
-from .aggregation import NeighbourAggregationMode
+from .distance_transforms import TransformedExpansion
 from .edges import Edges, edges_of
 from .envelopes import PolynomialEnvelope
 from .equivariant import EquivariantBilinear, EquivariantLinear, checked_unique
 from .folded_polynomials import Kinds, sorted_kinds
 from .irreps import Blocks, o3, parse_irreps
-from .mace_interactions import ElementEdges, ElementInteraction, Interaction
+from .mace_interactions import ElementEdges, ElementInteraction, Interaction, MACEAggregation
 from .per_element import PerElementEmbedding
 from .radial import DistanceExpansion, get_distance_expansion
 from .spherical_harmonics import SphericalHarmonics
@@ -167,10 +168,11 @@ class MACESettings:
     l_max: int
     layers: int
     correlation: int
-    aggregation: NeighbourAggregationMode
+    aggregation: MACEAggregation
     self_connection: bool
     first_layer: Literal["mixing", "residual"]
     envelope_power: int = 5
+    distance_transform: Literal["Agnesi", "Soft"] | None = None
 
 
 class MACERepresentation(nn.Module):
@@ -212,7 +214,12 @@ class MACERepresentation(nn.Module):
         self.cutoff = float(s.cutoff)
         self.describe = describe
         self.embedding = PerElementEmbedding(s.channels)
-        self.radial = get_distance_expansion(s.radial_expansion)(s.n_radial, s.cutoff)
+        radial = get_distance_expansion(s.radial_expansion)(s.n_radial, s.cutoff)
+        self.radial: DistanceExpansion | TransformedExpansion = (
+            radial
+            if s.distance_transform is None
+            else TransformedExpansion(radial, s.distance_transform)
+        )
         self.envelope = PolynomialEnvelope(s.cutoff, p=s.envelope_power)
         self.harmonics = SphericalHarmonics(range(s.l_max + 1))
         hidden = o3().Irreps([(s.channels, ir) for ir in parse_hidden_irreps(s.hidden_irreps)])
@@ -243,7 +250,7 @@ class MACERepresentation(nn.Module):
     def forward(self, graph: AtomicGraph) -> list[Blocks]:
         """Blocks of features (N, 2l + 1, C) after every layer."""
         graph = as_neighbour_matrix(graph)
-        edges = edges_of(graph, self.harmonics, self.radial, self.envelope)
+        edges = edges_of(graph, self.harmonics, partial(self._basis, graph), self.envelope)
         of_everyone = self.describe(Z_with_ghosts(graph)).to(edges.envelope.dtype)
         attributes = of_everyone.narrow(0, 0, graph.Z.shape[0])
         # Sorting needs to know how many atoms there are of each element: not where it is traced.
@@ -265,3 +272,10 @@ class MACERepresentation(nn.Module):
             x = layer(x, attributes, kinds, edges, graph)
             after.append(x)
         return after
+
+    def _basis(self, graph: AtomicGraph, r: Tensor) -> Tensor:
+        """Radial functions (N D, B) of distances (N D, 1)."""
+        if isinstance(self.radial, TransformedExpansion):
+            Z_i = graph.Z.index_select(0, graph.neighbour_list[0])
+            return self.radial(r, Z_i, neighbour_Z(graph))
+        return self.radial(r)

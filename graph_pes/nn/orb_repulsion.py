@@ -24,15 +24,10 @@ from graph_pes.tensors import safe_norm
 
 from .envelopes import PolynomialEnvelope
 from .float64 import Float64Tensors
+from .screened_repulsion import screened_coulomb
 
 CoreRepulsion = Literal["sum", "mean"]
 
-#: Coefficients and decay rates of the screening function.
-SCREENING_FUNCTION = ((0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016))
-#: Screening length in Å of two charges of one half each, and the power of the charges in it.
-SCREENING_LENGTH, SCREENING_EXPONENT = 0.4543 * 0.529, 0.300
-#: Energy, in eV, of two elementary charges at a distance of 1 Å.
-COULOMB = 14.3996
 #: Order of the polynomial that ends it.
 ORDER = 6
 
@@ -43,15 +38,9 @@ class OrbRepulsion(Float64Tensors):
     .. math::
 
         E = \frac{w}{2} \sum_{ij} V(r_{ij}), \qquad
-        V(r) = \frac{e^2}{4\pi\epsilon_0} \frac{q_i q_j}{r} \,
-            \phi\left(r (q_i^{0.3} + q_j^{0.3}) / a\right) \, f(r / r_{ij}^c)
+        V(r) = V_q(r) \, f(r / r_{ij}^c)
 
-    .. math::
-
-        \phi(x) = 0.1818 e^{-3.2 x} + 0.5099 e^{-0.9423 x}
-                + 0.2802 e^{-0.4028 x} + 0.02817 e^{-0.2016 x}
-
-    with :math:`a` = 0.4543 · 0.529 Å and the `PolynomialEnvelope` f. It is that of Ziegler,
+    with :math:`V_q` of `screened_coulomb` and the `PolynomialEnvelope` f. It is that of Ziegler,
     Biersack and Littmark with other constants, and with the nuclei of the *next* element: the
     charge is :math:`q_i = Z_i + 1`, and :math:`r_{ij}^c`, where it ends, the sum of the covalent
     radii of the elements after those of the two atoms. Networks that were trained with it need
@@ -115,16 +104,11 @@ class OrbRepulsion(Float64Tensors):
 
     def pairs(self, r: Tensor, Z_i: Tensor, Z_j: Tensor) -> tuple[Tensor, Tensor]:
         """V (E,) of pairs at distances r (E,) in Å, and dV/dr (E,), in eV and eV/Å."""
-        q_i, q_j = (Z_i + 1).to(r.dtype), (Z_j + 1).to(r.dtype)
-        rate = (q_i**SCREENING_EXPONENT + q_j**SCREENING_EXPONENT) / SCREENING_LENGTH
-        terms = [(c * torch.exp(-d * rate * r), d) for c, d in SCREENING_FUNCTION]
-        screening = sum(term for term, _ in terms)
-        slope = -rate * sum(d * term for term, d in terms)
+        V, slope = screened_coulomb(r, (Z_i + 1).to(r.dtype), (Z_j + 1).to(r.dtype))
         end = (self.radii.index_select(0, Z_i) + self.radii.index_select(0, Z_j)).to(r.dtype)
         end = end.clamp(max=self.cutoff)
         x = (r / end).clamp(max=1.0)
         f = self.envelope(x)
         # of the polynomial
         df = -ORDER * (ORDER + 1) * (ORDER + 2) / 2 * x ** (ORDER - 1) * (1 - x) ** 2 / end
-        bare = COULOMB * q_i * q_j / r
-        return bare * screening * f, bare * ((slope - screening / r) * f + screening * df)
+        return V * f, slope * f + V * df

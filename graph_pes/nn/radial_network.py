@@ -97,14 +97,15 @@ def radial_network(
     n_radial, n_weights
         Numbers of radial functions and of weights.
     settings
-        Any of ``hidden_depth``, ``hidden_features`` and ``activation``.
+        Any of ``hidden_depth``, ``hidden_features`` (a number, or a list) and ``activation``.
     defaults
         All of them.
 
     Raises
     ------
     ValueError
-        For unknown keys, or for an activation that is not 0 at 0.
+        For unknown keys, an activation that is not 0 at 0, or a list of widths that is not as
+        long as the depth that is given too.
 
     Examples
     --------
@@ -116,5 +117,10 @@ def radial_network(
     if unknown := sorted(set(settings) - set(defaults)):
         raise ValueError(f"weights_mlp: expected some of {list(defaults)}, got {unknown}")
     chosen = {**defaults, **settings}
-    hidden = [chosen["hidden_features"]] * chosen["hidden_depth"]
+    width = chosen["hidden_features"]
+    hidden = [width] * chosen["hidden_depth"] if isinstance(width, int) else list(width)
+    if settings.get("hidden_depth", len(hidden)) != len(hidden):
+        raise ValueError(
+            f"weights_mlp: expected hidden_depth={settings['hidden_depth']} widths, got {hidden}"
+        )
     return RadialNetwork([n_radial, *hidden, n_weights], chosen["activation"])

@@ -180,6 +180,26 @@ MODELS = [
             aggregation="constant_learnable",
         ),
     ),
+    Row(
+        "MACE-density",
+        lambda: small_mace(
+            MACE,
+            elements=["O", "H", "C"],
+            weights_mlp={"hidden_features": [8, 6]},
+            aggregation="density",
+        ),
+    ),
+    Row(
+        "MACE-Agnesi",
+        lambda: small_mace(
+            MACE,
+            elements=["O", "H", "C"],
+            first_layer="residual",
+            aggregation="density",
+            distance_transform="Agnesi",
+            core_repulsion=True,
+        ),
+    ),
     Row("ZEmbeddingMACE", lambda: small_mace(ZEmbeddingMACE, z_embed_dim=2, hidden_irreps="0e")),
     Row("NequIP", lambda: small_nequip(NequIP, elements=["O", "H", "C"])),
     Row(

@@ -25,7 +25,8 @@ from tests.conformance.models import MODELS
 from tests.strategies import structure_lists
 
 CUTOFF = 4.0
-TABULATED = ("PaiNN", "SchNet", "NequIP", "ZEmbeddingNequIP", "MACE", "ZEmbeddingMACE", "TensorNet")
+TABULATED = ("PaiNN", "SchNet", "NequIP", "ZEmbeddingNequIP", "MACE", "ZEmbeddingMACE")
+TABULATED += ("MACE-density", "TensorNet")
 
 
 def exact_model(name: str) -> GraphPESModel:
@@ -162,6 +163,18 @@ def test_files_say_how_exact_their_tables_are(tmp_path: Path) -> None:
     metadata = export_model(model, tmp_path / "model.pt2", mode="portable")
     assert metadata.radial_tables.startswith("4 functions, ")
     assert ExportedModel(tmp_path / "model.pt2").metadata == metadata
+
+
+def test_networks_that_depend_on_elements_have_no_tables(tmp_path: Path) -> None:
+    model = exact_model("MACE-Agnesi")
+    assert with_radial_tables(model, 1e-6) == (model, None)
+    metadata = export_model(model.float(), tmp_path / "model.pt2", mode="portable")
+    assert metadata.radial_tables == "none"
+    atoms = ase.Atoms("OHCH", [[0, 0, 0], [0.9, 0.2, 0], [-0.3, 1.3, 0.1], [0.2, 0, 2.9]])
+    graph = to_batch([AtomicGraph.from_ase(atoms, CUTOFF)])
+    found = ExportedModel(tmp_path / "model.pt2").predict(graph, ["energy", "forces"])
+    for key, value in model.predict(graph, ["energy", "forces"]).items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5)
 
 
 def test_files_in_double_precision_have_no_tables_unless_asked_for() -> None:

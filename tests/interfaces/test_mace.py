@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from graph_pes.atomic_graph import AtomicGraph
 from graph_pes.interfaces import mace_model, mace_mp
 from graph_pes.interfaces.downloads import DownloadError
 from graph_pes.interfaces.foreign import UnsupportedModelError
+from graph_pes.nn import mace_layers
 
 from .original import assert_equal_to_original, assert_usable, data_file, structures
 
@@ -100,8 +102,17 @@ def test_heads(tmp_path: Path, native: bool, head: str) -> None:
 
 
 #: Parts of the later MACE-MP models, and of MACE-OMOL.
-LATER = {
-    "0b": {"distance_transform": "Agnesi", "pair_repulsion": True},
+LATER: dict[str, dict[str, Any]] = {
+    "0b": {
+        "interaction_cls_first": "RealAgnosticInteractionBlock",
+        "distance_transform": "Agnesi",
+        "pair_repulsion": True,
+    },
+    "soft": {"distance_transform": "Soft", "pair_repulsion": True, "radial_MLP": [8, 4, 6]},
+    "density": {
+        "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+        "interaction_cls_first": "RealAgnosticDensityResidualInteractionBlock",
+    },
     "0b3": {
         "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
         "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
@@ -143,6 +154,38 @@ def test_later_parts(tmp_path: Path, kind: str) -> None:
     if kind == "omol":
         with pytest.raises(UnsupportedModelError, match="our MACE has no .*: use native=False"):
             mace_model(path, native=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("kind", [kind for kind in LATER if kind != "omol"])
+def test_later_parts_natively(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    default_dtype: Callable[[torch.dtype], None],
+    kind: str,
+    few: bool,
+    precision: str,
+) -> None:
+    """With few elements, the first layer is computed in another way."""
+    if not few:
+        monkeypatch.setattr(mace_layers, "FEW_ELEMENTS", 2)
+    path = random_mace(tmp_path, getattr(torch, precision), **LATER[kind])
+    model = mace_model(path, native=True)
+    assert model.dtype == getattr(torch, precision)
+    # The repulsion of mace-torch is as precise as torch is by default, and in single precision
+    # the cancellations in its envelope leave errors of 3e-5.
+    default_dtype(torch.float64)
+    assert_equal_to_original(model, calculator(path, default_dtype="float64"), structures())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_repulsion_that_is_cut_off(tmp_path: Path) -> None:
+    numbers = [1, 6, 55]
+    path = random_mace(tmp_path, pair_repulsion=True, atomic_numbers=numbers)
+    with pytest.raises(UnsupportedModelError, match=r"cut off at 3.4 Å, but goes on to 4.88 Å"):
+        mace_model(path, native=True)
 
 
 @pytest.mark.filterwarnings("ignore")

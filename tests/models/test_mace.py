@@ -213,12 +213,15 @@ def test_order_of_elements() -> None:
     torch.testing.assert_close(some.predict_forces(graph), other.predict_forces(graph))
 
 
+@pytest.mark.parametrize(
+    "parts", [{}, {"aggregation": "density"}, {"distance_transform": "Agnesi"}], ids=str
+)
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_few_and_many_elements(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_and_many_elements(mode: str, parts: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to a few elements, the first layer is computed in another way."""
-    few = MACE(["O", "H", "C"], **SMALL).double()
+    few = MACE(["O", "H", "C"], **SMALL, **parts).double()
     monkeypatch.setattr(mace_layers, "FEW_ELEMENTS", 2)
-    many = MACE(["O", "H", "C"], **SMALL).double()
+    many = MACE(["O", "H", "C"], **SMALL, **parts).double()
     many.load_state_dict(few.state_dict())
     graph = AtomicGraph.from_ase(molecule("CH3CH2OH"), 3.0, dtype=torch.float64)
     gradients = []
@@ -256,6 +259,12 @@ def test_last_layer_makes_scalars_only() -> None:
         ({"cutoff": 0.0}, "at least one radial function and a cutoff in Å, got 8 and 0.0"),
         ({"elements": "Si"}, "elements: expected a list of chemical symbols, got 'Si'"),
         ({"first_layer": "none"}, "expected 'mixing' or 'residual', got 'none'"),
+        ({"aggregation": "dense"}, "Unknown neighbour aggregation mode 'dense'"),
+        ({"distance_transform": "agnesi"}, r"one of \['Agnesi', 'Soft'\] or None, got 'agnesi'"),
+        (
+            {"weights_mlp": {"hidden_depth": 3, "hidden_features": [8, 4]}},
+            r"expected hidden_depth=3 widths, got \[8, 4\]",
+        ),
     ],
 )
 def test_errors(arguments: dict, message: str) -> None:
