@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -100,6 +101,24 @@ def test_against_mace_torch(name: str, dtype: torch.dtype) -> None:
     """See make_mace.py."""
     frozen = dict(np.load(REFERENCES / "mace.npz"))
     model = from_mace_torch(frozen, name).to(dtype)
+    assert_agrees(model, of_model(frozen, name), {"energy", "forces", "stress"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["0b", "0b3"])
+def test_later_parts_against_mace_torch(name: str, dtype: torch.dtype) -> None:
+    """See make_mace_later.py."""
+    frozen = dict(np.load(REFERENCES / "mace_later.npz"))
+    settings, start = json.loads(frozen.pop(f"{name}.settings").item()), f"{name}.state."
+    W = {
+        key.removeprefix(start): torch.from_numpy(value)
+        for key, value in frozen.items()
+        if key.startswith(start)
+    }
+    energies = W["atomic_energies_fn.atomic_energies"].flatten() + W["scale_shift.shift"]
+    symbols = [SYMBOLS[Z] for Z in settings["atomic_numbers"]]
+    offset = FixedOffset(**dict(zip(symbols, energies.tolist(), strict=True)))
+    model = AdditionModel(mace=native_mace(settings, W), offset=offset).eval().to(dtype)
     assert_agrees(model, of_model(frozen, name), {"energy", "forces", "stress"})
 
 

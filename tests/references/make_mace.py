@@ -79,10 +79,10 @@ def model(name: str) -> torch.nn.Module:
 
 def predictions(model: torch.nn.Module, atoms: ase.Atoms) -> dict[str, np.ndarray]:
     atoms = atoms.copy()
-    table = AtomicNumberTable(ELEMENTS)
+    table = AtomicNumberTable(model.atomic_numbers.tolist())
     config = data.config_from_atoms(atoms)
     batch = Batch.from_data_list(
-        [data.AtomicData.from_config(config, z_table=table, cutoff=CUTOFF)]
+        [data.AtomicData.from_config(config, z_table=table, cutoff=model.r_max.item())]
     )
     periodic = atoms.pbc.any()
     found = model(batch.to_dict(), compute_stress=bool(periodic))
