@@ -28,6 +28,7 @@ from ase.units import GPa
 
 from graph_pes import interfaces
 from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.interfaces.mace import from_mace_torch
 from graph_pes.interfaces.orb import from_orb_models
 from graph_pes.models import GraphPESModel
 
@@ -49,6 +50,41 @@ def of_mace() -> Any:
     from mace.calculators import MACECalculator
 
     return MACECalculator(model_paths=MACE, device="cpu", default_dtype="float32")
+
+
+def random_mace() -> Any:
+    """The architecture of MACE-MP-0b3, medium, whose weights do not matter for the time."""
+    from mace import modules
+
+    torch.manual_seed(0)
+    o3, numbers = modules.models.o3, list(range(1, 90))
+    return modules.ScaleShiftMACE(
+        r_max=6.0,
+        num_bessel=10,
+        num_polynomial_cutoff=5,
+        max_ell=3,
+        interaction_cls=modules.blocks.RealAgnosticDensityResidualInteractionBlock,
+        interaction_cls_first=modules.blocks.RealAgnosticDensityInteractionBlock,
+        num_interactions=2,
+        num_elements=len(numbers),
+        hidden_irreps=o3.Irreps("128x0e + 128x1o"),
+        MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros(len(numbers)),
+        avg_num_neighbors=60.0,
+        atomic_numbers=numbers,
+        correlation=3,
+        gate=torch.nn.functional.silu,
+        pair_repulsion=True,
+        distance_transform="Agnesi",
+        atomic_inter_scale=0.8,
+        atomic_inter_shift=0.2,
+    ).eval()
+
+
+def of_random_mace() -> Any:
+    from mace.calculators import MACECalculator
+
+    return MACECalculator(models=[random_mace()], device="cpu", default_dtype="float32")
 
 
 def random_orb(kind: str) -> Any:
@@ -73,6 +109,11 @@ MATGL = "../shared/data/models/matgl/TensorNet-MatPES-PBE-v2025.1-PES"
 #: How to make our model, natively or not, the calculator of the package, and a crystal.
 MODELS: dict[str, tuple[Callable[..., GraphPESModel], Callable[[], Any], str]] = {
     "mace": (lambda **kw: interfaces.mace_model(MACE, None, "float32", **kw), of_mace, "CO"),
+    "mace-0b3": (
+        lambda **kw: from_mace_torch(random_mace(), precision="float32", **kw),
+        of_random_mace,
+        "NaCl",
+    ),
     "matgl": (lambda **kw: interfaces.matgl_model(MATGL, **kw), of_matgl, "NaCl"),
     "sevennet": (lambda **kw: interfaces.sevennet("7net-0", **kw), of_sevenn, "NaCl"),
     **{

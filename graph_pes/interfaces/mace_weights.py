@@ -16,6 +16,11 @@ from graph_pes.nn.distance_transforms import TransformedExpansion
 from graph_pes.nn.equivariant import SILU_GAIN
 from graph_pes.nn.irreps import o3
 from graph_pes.nn.mace_interactions import NeighbourDensity
+from graph_pes.nn.screened_repulsion import (
+    SCREENING_EXPONENT,
+    SCREENING_FUNCTION,
+    SCREENING_LENGTH,
+)
 from graph_pes.nn.symmetric_contraction import SymmetricContraction
 from graph_pes.periodic_table import COVALENT_RADII, SYMBOLS
 
@@ -51,7 +56,10 @@ def native_mace(settings: Mapping[str, Any], state: Weights, head: int = 0) -> M
     UnsupportedModelError
         If it has parts that our model does not have.
     """
+    W = {key: tensor.double() for key, tensor in state.items()}
     _check(settings)
+    if settings.get("pair_repulsion", False):
+        _check_repulsion(settings, W)
     hidden = o3().Irreps(settings["hidden_irreps"])
     transform = settings.get("distance_transform", "None")
     with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
@@ -72,7 +80,7 @@ def native_mace(settings: Mapping[str, Any], state: Weights, head: int = 0) -> M
             distance_transform=None if transform == "None" else transform,
             core_repulsion=settings.get("pair_repulsion", False),
         )
-    copy_weights(mace, settings, {key: W.double() for key, W in state.items()}, head)
+    copy_weights(mace, settings, W, head)
     return mace
 
 
@@ -108,11 +116,27 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise UnsupportedModelError(
             f"hidden_irreps: expected as many channels of each, got {settings['hidden_irreps']}"
         )
+
+
+def _check_repulsion(settings: Mapping[str, Any], W: Weights) -> None:
+    """That the repulsion of nuclei is ours: it has no weights to copy."""
     longest = 2 * max(COVALENT_RADII[Z] for Z in settings["atomic_numbers"])
-    if settings.get("pair_repulsion", False) and longest > settings["r_max"]:
+    if longest > settings["r_max"]:
         raise UnsupportedModelError(
             f"pair_repulsion: it is cut off at {settings['r_max']} Å, but goes on to {longest} Å"
         )
+    expected = {
+        "c": [c for c, _ in SCREENING_FUNCTION],
+        "a_exp": SCREENING_EXPONENT,
+        "a_prefactor": SCREENING_LENGTH / 0.529,
+        "p": settings["num_polynomial_cutoff"],
+    }
+    for name, value in expected.items():
+        found = W[f"pair_repulsion_fn.{name}"]
+        if not torch.allclose(found, torch.tensor(value, dtype=found.dtype), rtol=1e-6, atol=0):
+            raise UnsupportedModelError(
+                f"pair_repulsion: expected {name} = {value}, got {found.tolist()}"
+            )
 
 
 @torch.no_grad()

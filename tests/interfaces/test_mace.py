@@ -15,6 +15,7 @@ from graph_pes.atomic_graph import AtomicGraph
 from graph_pes.interfaces import mace_model, mace_mp
 from graph_pes.interfaces.downloads import DownloadError
 from graph_pes.interfaces.foreign import UnsupportedModelError
+from graph_pes.interfaces.mace import from_mace_torch
 from graph_pes.nn import mace_layers
 
 from .original import assert_equal_to_original, assert_usable, data_file, structures
@@ -186,6 +187,15 @@ def test_repulsion_that_is_cut_off(tmp_path: Path) -> None:
     path = random_mace(tmp_path, pair_repulsion=True, atomic_numbers=numbers)
     with pytest.raises(UnsupportedModelError, match=r"cut off at 3.4 Å, but goes on to 4.88 Å"):
         mace_model(path, native=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_repulsion_with_other_constants(tmp_path: Path) -> None:
+    path = random_mace(tmp_path, pair_repulsion=True)
+    network = torch.load(path, weights_only=False)
+    network.pair_repulsion_fn.a_exp.fill_(0.23)
+    with pytest.raises(UnsupportedModelError, match="expected a_exp = 0.3, got 0.23"):
+        from_mace_torch(network, native=True)
 
 
 @pytest.mark.filterwarnings("ignore")
