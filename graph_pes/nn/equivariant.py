@@ -16,6 +16,23 @@ if TYPE_CHECKING:
     from e3nn.o3 import Irreps
 
 
+#: Up to how many attributes atoms are multiplied by all their weights, rather than by their own.
+FEW_ATTRIBUTES = 8
+
+
+def of_atoms(weights: Tensor, attributes: Tensor) -> Tensor:
+    """Weights (Z, ...) that are linear in Z attributes, for each atom: shape (N, ...).
+
+    Parameters
+    ----------
+    attributes
+        Shape (N, Z). Integers are taken for unit vectors, of which weights are looked up.
+    """
+    if attributes.is_floating_point():
+        return torch.tensordot(attributes, weights, dims=1)
+    return weights.index_select(0, attributes.argmax(1))
+
+
 class EquivariantLinear(nn.Module):
     r"""Mixes the channels of each irrep, :math:`y = x W / \sqrt{n}` for n channels of x.
 
@@ -82,24 +99,24 @@ class EquivariantBilinear(nn.Module):
             nn.Parameter(torch.randn(n_attributes, channels[ir][1], mul))
             for mul, ir in self.irreps_out
         )
+        # What makes weights of unit variance keep it.
+        self.scales = [1 / math.sqrt(n_attributes * W.shape[1]) for W in self.weights]
 
     def forward(self, x: Sequence[Tensor], attributes: Tensor) -> Blocks:
-        """From blocks of ``irreps_in`` and attributes (N, Z) to blocks of ``irreps_out``."""
+        """From blocks of ``irreps_in`` and attributes (N, Z) to blocks of ``irreps_out``.
+
+        Attributes that are integers are taken for unit vectors.
+        """
         return [
-            self._mixed(x[source], attributes, weight)
-            for source, weight in zip(self.sources, self.scaled_weights(), strict=True)
+            self._mixed(x[source], attributes, weight, scale)
+            for source, weight, scale in zip(self.sources, self.weights, self.scales, strict=True)
         ]
 
-    def scaled_weights(self) -> list[Tensor]:
-        r"""The matrices :math:`W_z / \sqrt{n Z}` of each block, shape (Z, n, m)."""
-        return [W * (1 / math.sqrt(W[..., 0].numel())) for W in self.weights]
-
-    def _mixed(self, x: Tensor, attributes: Tensor, weight: Tensor) -> Tensor:
-        if self.n_attributes > 8:  # a matrix for each atom is cheaper
-            matrices = (attributes @ weight.flatten(1)).unflatten(1, weight.shape[1:])
-            return torch.bmm(x, matrices)
+    def _mixed(self, x: Tensor, attributes: Tensor, weight: Tensor, scale: float) -> Tensor:
+        if self.n_attributes > FEW_ATTRIBUTES:  # a matrix for each atom is cheaper
+            return torch.bmm(x * scale, of_atoms(weight, attributes))
         products = x.unsqueeze(2) * attributes[:, None, :, None]  # (N, 2l + 1, Z, n)
-        return products.flatten(2) @ weight.flatten(0, 1)
+        return products.flatten(2) @ (weight.flatten(0, 1) * scale)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"{self.irreps_in} x {self.n_attributes} -> {self.irreps_out}"

@@ -19,7 +19,13 @@ from graph_pes.tensors import is_traced
 from .distance_transforms import TransformedExpansion
 from .edges import Edges, edges_of
 from .envelopes import PolynomialEnvelope
-from .equivariant import EquivariantBilinear, EquivariantLinear, checked_unique
+from .equivariant import (
+    FEW_ATTRIBUTES,
+    EquivariantBilinear,
+    EquivariantLinear,
+    checked_unique,
+    of_atoms,
+)
 from .folded_polynomials import Kinds, sorted_kinds
 from .irreps import Blocks, o3, parse_irreps
 from .mace_interactions import ElementEdges, ElementInteraction, Interaction, MACEAggregation
@@ -43,8 +49,8 @@ def mixed(
         return linear(x, attributes)
     of_kinds = attributes.index_select(0, kinds.first)
     result = []
-    for source, W in zip(linear.sources, linear.scaled_weights(), strict=True):
-        matrices = torch.tensordot(of_kinds, W, dims=1)
+    for source, scale, W in zip(linear.sources, linear.scales, linear.weights, strict=True):
+        matrices = of_atoms(W, of_kinds) * scale
         if len(kinds.counts) == 1:
             result.append(x[source] @ matrices[0])
             continue
@@ -212,7 +218,7 @@ class MACERepresentation(nn.Module):
         if s.layers < 1:
             raise ValueError(f"layers: expected at least one, got {s.layers}")
         self.cutoff = float(s.cutoff)
-        self.describe = describe
+        self.describe, self.n_attributes = describe, attributes
         self.embedding = PerElementEmbedding(s.channels)
         radial = get_distance_expansion(s.radial_expansion)(s.n_radial, s.cutoff)
         self.radial: DistanceExpansion | TransformedExpansion = (
@@ -251,7 +257,10 @@ class MACERepresentation(nn.Module):
         """Blocks of features (N, 2l + 1, C) after every layer."""
         graph = as_neighbour_matrix(graph)
         edges = edges_of(graph, self.harmonics, partial(self._basis, graph), self.envelope)
-        of_everyone = self.describe(Z_with_ghosts(graph)).to(edges.envelope.dtype)
+        of_everyone = self.describe(Z_with_ghosts(graph))
+        # Of many elements, weights are looked up.
+        if of_everyone.is_floating_point() or self.n_attributes <= FEW_ATTRIBUTES:
+            of_everyone = of_everyone.to(edges.envelope.dtype)
         attributes = of_everyone.narrow(0, 0, graph.Z.shape[0])
         # Sorting needs to know how many atoms there are of each element: not where it is traced.
         traced = is_traced(graph.Z.shape[0])

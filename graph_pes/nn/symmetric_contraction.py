@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from graph_pes.tensors import is_traced
 
 from .couplings import Couplings, symmetric_couplings
-from .equivariant import checked_unique
+from .equivariant import checked_unique, of_atoms
 from .float64 import Float64Tensors
 from .folded_polynomials import FoldedPolynomials, Kinds, table_of
 from .irreps import Blocks, o3, parse_irreps
@@ -146,7 +146,7 @@ class SymmetricContraction(Float64Tensors):
         x
             Blocks of ``irreps_in``, (N, 2l + 1, C).
         attributes
-            What describes the atoms, (N, attributes).
+            What describes the atoms, (N, attributes); integers are taken for unit vectors.
         kinds
             Atoms of the same kind have the same attributes. Given where no second derivatives
             are wanted, it makes many atoms of a kind quicker.
@@ -159,7 +159,7 @@ class SymmetricContraction(Float64Tensors):
         blocks = self._higher_orders(x, attributes, kinds)
         for n, ((_, ir), source) in enumerate(zip(self.irreps_out, self.sources, strict=True)):
             if source is not None:
-                w = torch.tensordot(attributes, self.weights[f"{ir}_1"], dims=1)  # (N, 1, C)
+                w = of_atoms(self.weights[f"{ir}_1"], attributes)  # (N, 1, C)
                 blocks[n] = blocks[n] + x[source] * w
         return blocks
 
@@ -178,10 +178,10 @@ class SymmetricContraction(Float64Tensors):
             tables = [
                 [getattr(self, name).to(W.dtype) for name in names] for names in self.table_names
             ]
-            w = torch.tensordot(attributes.index_select(0, kinds.first), W, dims=1)
+            w = of_atoms(W, attributes.index_select(0, kinds.first))
             args = (self.terms, matrices, tables, kinds, sizes, w, *x)
             return list(FoldedPolynomials.apply(*args))
-        w = torch.tensordot(attributes, W, dims=1)  # (N, paths, C)
+        w = of_atoms(W, attributes)  # (N, paths, C)
         if is_traced(N) and self.written is not None:
             return written_polynomials(self.terms, self.written, sizes, w, x)
         return list(Polynomials.apply(self.terms, matrices, sizes, w, *x))

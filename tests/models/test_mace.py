@@ -256,6 +256,28 @@ def test_few_and_many_elements(mode: str, parts: dict, monkeypatch: pytest.Monke
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_weights_of_many_elements_are_looked_up(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    elements = ["Si", "O", "N", "H", "C", "F", "Cl", "S", "P"]
+    model = MACE(elements, **SMALL).double().train(mode == "train")
+    graph = AtomicGraph.from_ase(molecule("CH3CH2OH"), 3.0, dtype=torch.float64)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    results = []
+    for few in (len(elements) - 1, len(elements)):
+        monkeypatch.setattr(mace_layers, "FEW_ATTRIBUTES", few)
+        forces = model.predict_forces(graph)
+        gradients = (
+            torch.autograd.grad(
+                (forces**2).sum(), parameters, allow_unused=True, materialize_grads=True
+            )
+            if mode == "train"
+            else ()
+        )
+        results.append([forces, *gradients])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_last_layer_makes_scalars_only() -> None:
     model = MACE(["H"], hidden_irreps="0e + 1o", **SMALL)
     assert [str(irreps) for irreps in model.representation.irreps_out] == ["2x0e+2x1o", "2x0e"]
