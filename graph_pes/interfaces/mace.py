@@ -26,6 +26,7 @@ from graph_pes.tensors import index_sum
 from . import foreign
 from .downloads import downloaded
 from .foreign import Package, Precision, UnsupportedModelError
+from .mace_nonlinear_weights import is_nonlinear, native_nonlinear_mace
 from .mace_weights import native_mace
 from .plain import plain
 
@@ -221,7 +222,8 @@ def from_mace_torch(
     dtype = next(network.parameters()).dtype
     model: GraphPESModel
     if native:
-        model = native_mace(settings, state, which)
+        convert = native_nonlinear_mace if is_nonlinear(settings) else native_mace
+        model = convert(settings, state, which)
         shifts = state["scale_shift.shift"].double().reshape(-1)
         energies = energies + shifts[min(which, len(shifts) - 1)]
     else:
@@ -249,22 +251,22 @@ def mace_model(
     precision
         ``"float32"`` or ``"float64"``; that of the file by default.
     native
-        Whether to convert the weights to our own `MACE`. It is exported, compiled and run like
-        any other model, and files of it need no mace-torch. If not, the network of mace-torch is
-        evaluated.
+        Whether to convert the weights to our own `MACE` or `NonLinearMACE`. It is exported,
+        compiled and run like any other model, and files of it need no mace-torch. If not, the
+        network of mace-torch is evaluated.
 
     Returns
     -------
     AdditionModel
-        The sum of ``network``, a `MACETorchModel` or `MACE`, and ``offset``, the energies of the
-        atoms, in evaluation mode.
+        The sum of ``network``, a `MACETorchModel` or one of ours, and ``offset``, the energies of
+        the atoms, in evaluation mode.
 
     Raises
     ------
     ImportError
         If mace-torch is not installed.
     UnsupportedModelError
-        If the model is of another class; or, with ``native``, if it has parts that `MACE` has
+        If the model is of another class; or, with ``native``, if it has parts that ours have
         not.
     """
     MACE_TORCH.load("modules")

@@ -58,8 +58,7 @@ def native_mace(settings: Mapping[str, Any], state: Weights, head: int = 0) -> M
     """
     W = {key: tensor.double() for key, tensor in state.items()}
     _check(settings)
-    if settings.get("pair_repulsion", False):
-        _check_repulsion(settings, W)
+    check_repulsion(settings, W)
     hidden = o3().Irreps(settings["hidden_irreps"])
     transform = settings.get("distance_transform", "None")
     with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
@@ -91,22 +90,35 @@ def _has_density(settings: Mapping[str, Any]) -> bool:
 
 def _check(settings: Mapping[str, Any]) -> None:
     """That our model is made of the same parts."""
-    expected: dict[str, Sequence[Any]] = {
-        "interaction_cls_first": list(FIRST_LAYERS),
-        "interaction_cls": [
-            f"RealAgnostic{'Density' if _has_density(settings) else ''}ResidualInteractionBlock"
-        ],
-        "radial_type": ["bessel"],
-        "distance_transform": ["None", "Agnesi", "Soft"],
-        "apply_cutoff": [True],
-        "use_so3": [False],
-        "use_agnostic_product": [False],
-        "use_last_readout_only": [False],
-        "embedding_specs": [None],
-        "edge_irreps": [None],
-        "readout_cls": ["NonLinearReadoutBlock"],
-        "gate": ["silu"],
-    }
+    check_settings(
+        settings,
+        {
+            "interaction_cls_first": list(FIRST_LAYERS),
+            "interaction_cls": [
+                f"RealAgnostic{'Density' if _has_density(settings) else ''}ResidualInteractionBlock"
+            ],
+            "radial_type": ["bessel"],
+            "distance_transform": ["None", "Agnesi", "Soft"],
+            "apply_cutoff": [True],
+            "use_so3": [False],
+            "use_agnostic_product": [False],
+            "use_last_readout_only": [False],
+            "embedding_specs": [None],
+            "edge_irreps": [None],
+            "readout_cls": ["NonLinearReadoutBlock"],
+            "gate": ["silu"],
+        },
+    )
+
+
+def check_settings(settings: Mapping[str, Any], expected: Mapping[str, Sequence[Any]]) -> None:
+    """That settings are among those that our model has, and that all irreps have C channels.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If not.
+    """
     for key, allowed in expected.items():
         if settings.get(key, allowed[0]) not in allowed:
             raise UnsupportedModelError(
@@ -118,8 +130,10 @@ def _check(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _check_repulsion(settings: Mapping[str, Any], W: Weights) -> None:
-    """That the repulsion of nuclei is ours: it has no weights to copy."""
+def check_repulsion(settings: Mapping[str, Any], W: Weights) -> None:
+    """That the repulsion of nuclei, if there is one, is ours: it has no weights to copy."""
+    if not settings.get("pair_repulsion", False):
+        return
     longest = 2 * max(COVALENT_RADII[Z] for Z in settings["atomic_numbers"])
     if longest > settings["r_max"]:
         raise UnsupportedModelError(
@@ -142,10 +156,19 @@ def _check_repulsion(settings: Mapping[str, Any], W: Weights) -> None:
 @torch.no_grad()
 def copy_weights(mace: MACE, settings: Mapping[str, Any], W: Weights, head: int) -> None:
     """Copy all weights but the energies of atoms; ours are in double precision, as are theirs."""
-    numbers = settings["atomic_numbers"]
+    copy_basis_and_scale(mace, settings, W, head)
     representation: Any = mace.representation
-    embedding = W["node_embedding.linear.weight"].view(len(numbers), -1) / math.sqrt(len(numbers))
-    representation.embedding.embeddings.values[numbers] = embedding
+    for n, layer in enumerate(representation.layers):
+        copy_layer(layer, W, n, settings["avg_num_neighbors"])
+    for n, read_out in enumerate(mace.read_outs):
+        copy_read_out(read_out, W, f"readouts.{n}.", head, len(settings["heads"]))
+
+
+@torch.no_grad()
+def copy_basis_and_scale(model: Any, settings: Mapping[str, Any], W: Weights, head: int) -> None:
+    """Copy what comes before the layers, and the scale of local energies."""
+    numbers, representation = settings["atomic_numbers"], model.representation
+    copy_elements(representation.embedding, W["node_embedding.linear.weight"], numbers)
     # They are no parameters there.
     radial = representation.radial
     if isinstance(radial, TransformedExpansion):
@@ -154,12 +177,14 @@ def copy_weights(mace: MACE, settings: Mapping[str, Any], W: Weights, head: int)
         radial = radial.expansion
     radial.frequencies.copy_(W["radial_embedding.bessel_fn.bessel_weights"])
     radial.frequencies.requires_grad_(False)
-    for n, layer in enumerate(representation.layers):
-        copy_layer(layer, W, n, settings["avg_num_neighbors"])
-    for n, read_out in enumerate(mace.read_outs):
-        copy_read_out(read_out, W, f"readouts.{n}.", head, len(settings["heads"]))
     scales = W["scale_shift.scale"].reshape(-1)
-    mace.scaler.per_element_scaling.values.fill_(scales[min(head, len(scales) - 1)])
+    model.scaler.per_element_scaling.values.fill_(scales[min(head, len(scales) - 1)])
+
+
+@torch.no_grad()
+def copy_elements(embedding: Any, flat: Tensor, numbers: Sequence[int]) -> None:
+    """Copy a linear map of unit vectors to a `PerElementEmbedding`."""
+    embedding.embeddings.values[numbers] = flat.view(len(numbers), -1) / math.sqrt(len(numbers))
 
 
 @torch.no_grad()
@@ -191,6 +216,12 @@ def copy_layer(layer: Any, W: Weights, n: int, neighbours: float) -> None:
         interaction.aggregation.scale.fill_(neighbours)
     mixed = layer.mixing if layer.mixing is not None else layer.residual
     copy_flat(mixed.weights, W[f"{at}skip_tp.weight"])
+    copy_product(layer, W, n)
+
+
+@torch.no_grad()
+def copy_product(layer: Any, W: Weights, n: int) -> None:
+    """Copy the weights of product number n to a `MACELayer`."""
     copy_flat(layer.linear.weights, W[f"products.{n}.linear.weight"])
     contraction = layer.contraction
     for target, (_, ir) in enumerate(contraction.irreps_out):

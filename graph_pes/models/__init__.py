@@ -16,6 +16,7 @@ from .mace import MACE, ZEmbeddingMACE
 from .morse import Morse
 from .multi_head import MultiHead, select_head
 from .nequip import NequIP, TensorNequIP, ZEmbeddingNequIP, ZEmbeddingTensorNequIP
+from .nonlinear_mace import NonLinearMACE
 from .offsets import (
     EnergyOffset,
     FixedOffset,
@@ -45,6 +46,7 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
     MACE,
     Morse,
     NequIP,
+    NonLinearMACE,
     Orb,
     PaiNN,
     SchNet,
@@ -81,6 +83,7 @@ __all__ = [
     "Morse",
     "MultiHead",
     "NequIP",
+    "NonLinearMACE",
     "Orb",
     "PaiNN",
     "PairPotential",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graph_pes.atomic_graph import AtomicGraph, PropertyKey, sum_per_structure
 from graph_pes.nn.equivariant import EquivariantLinear
+from graph_pes.nn.mace_nonlinear import PairNetwork
 from graph_pes.nn.radial_network import RadialNetwork
 
 from .base import GraphPESModel, GraphPropertyModel, in_precision_of
@@ -46,7 +47,9 @@ def last_layers(model: nn.Module) -> list[str]:
     (['read_out.linear_layers.1'], [])
     """
     # Those of edges are none.
-    radial = tuple(f"{n}." for n, m in model.named_modules() if isinstance(m, RadialNetwork))
+    radial = tuple(
+        f"{n}." for n, m in model.named_modules() if isinstance(m, RadialNetwork | PairNetwork)
+    )
     names = [name for name, module in model.named_modules() if _n_outputs(module) == 1]
     return [name for name in names if not name.startswith(radial)]
 

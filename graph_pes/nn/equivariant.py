@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -168,6 +168,7 @@ class EquivariantRMSNorm(nn.Module):
 # Activations are divided by their root mean square for normally distributed input. These are
 # the numbers of e3nn, which are averages over a sample; the exact ones differ by up to 0.2 %.
 SILU_GAIN, TANH_GAIN = 1.6791767923989418, 1.5937334472592695
+SIGMOID_GAIN = 1.8467055342154763
 
 
 def normalised_silu(x: Tensor) -> Tensor:
@@ -180,11 +181,16 @@ def normalised_tanh(x: Tensor) -> Tensor:
     return torch.tanh(x) * TANH_GAIN
 
 
+def normalised_sigmoid(x: Tensor) -> Tensor:
+    """Sigmoid of a mean square of about 1."""
+    return torch.sigmoid(x) * SIGMOID_GAIN
+
+
 class Gate(nn.Module):
     r"""Non-linearity: activated scalars, and tensors multiplied by activated scalars.
 
     Even scalars go through SiLU, odd ones through tanh. Each channel of higher degree is
-    multiplied by an even scalar of its own, a gate, which has gone through SiLU.
+    multiplied by an even scalar of its own, a gate, which has gone through SiLU by default.
 
     Weiler et al., doi:10.48550/arXiv.1807.02547; as ``e3nn.nn.Gate``.
 
@@ -193,10 +199,17 @@ class Gate(nn.Module):
     irreps_out
         Irreps of the result. ``self.irreps_in`` are those of the input, in which the even
         scalars are followed by the gates, in the order of the irreps that they belong to.
+    activation
+        Of the gates.
     """
 
-    def __init__(self, irreps_out: str | Irreps):
+    def __init__(
+        self,
+        irreps_out: str | Irreps,
+        activation: Callable[[Tensor], Tensor] = normalised_silu,
+    ):
         super().__init__()
+        self.activation = activation
         self.irreps_out = checked_unique(parse_irreps(irreps_out))
         even = o3().Irrep("0e")
         gates = [mul for mul, ir in self.irreps_out if ir.l > 0]
@@ -212,7 +225,10 @@ class Gate(nn.Module):
         """From blocks of ``irreps_in`` to blocks of ``irreps_out``."""
         result, others = [], list(x)
         if sum(self.sizes) > 0:
-            scalars, *gates = normalised_silu(others.pop(0)).split(self.sizes, dim=-1)
+            n, *of_gates = self.sizes
+            scalars, gated = others.pop(0).split([n, sum(of_gates)], dim=-1)
+            scalars = normalised_silu(scalars)
+            gates = list(self.activation(gated).split(of_gates, dim=-1))
         for block, l in zip(others, self.degrees, strict=True):
             result.append(block * gates.pop(0) if l > 0 else normalised_tanh(block))
         if self.where_even is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from .equivariant import (
 from .folded_polynomials import Kinds, sorted_kinds
 from .irreps import Blocks, o3, parse_irreps
 from .mace_interactions import ElementEdges, ElementInteraction, Interaction, MACEAggregation
+from .mace_nonlinear import NonLinearInteraction
 from .per_element import PerElementEmbedding
 from .radial import DistanceExpansion, get_distance_expansion
 from .spherical_harmonics import SphericalHarmonics
@@ -83,7 +84,7 @@ class MACELayer(nn.Module):
 
     def __init__(
         self,
-        interaction: Interaction | ElementInteraction,
+        interaction: Interaction | ElementInteraction | NonLinearInteraction,
         irreps_in: Irreps,
         irreps_out: Irreps,
         correlation: int,
@@ -150,6 +151,25 @@ def parse_hidden_irreps(irreps: str | Sequence[str]) -> list[Irrep]:
     if o3().Irrep("0e") not in parsed:
         raise ValueError(f"hidden_irreps: expected scalars, '0e', among them, got {text!r}")
     return [ir for _, ir in parsed]
+
+
+RadialBasis: TypeAlias = DistanceExpansion | TransformedExpansion
+
+
+def radial_basis(
+    expansion: type[DistanceExpansion] | str, n: int, cutoff: float, transform: str | None
+) -> RadialBasis:
+    """A basis of n functions of the distance, or of what a transform makes of it."""
+    radial = get_distance_expansion(expansion)(n, cutoff)
+    return radial if transform is None else TransformedExpansion(radial, transform)
+
+
+def radial_functions(radial: RadialBasis, graph: AtomicGraph, r: Tensor) -> Tensor:
+    """Radial functions (E, B) of the lengths (E, 1) of all edges."""
+    if isinstance(radial, TransformedExpansion):
+        Z_i = graph.Z.index_select(0, graph.neighbour_list[0])
+        return radial(r, Z_i, neighbour_Z(graph))
+    return radial(r)
 
 
 @dataclass(frozen=True)
@@ -220,12 +240,7 @@ class MACERepresentation(nn.Module):
         self.cutoff = float(s.cutoff)
         self.describe, self.n_attributes = describe, attributes
         self.embedding = PerElementEmbedding(s.channels)
-        radial = get_distance_expansion(s.radial_expansion)(s.n_radial, s.cutoff)
-        self.radial: DistanceExpansion | TransformedExpansion = (
-            radial
-            if s.distance_transform is None
-            else TransformedExpansion(radial, s.distance_transform)
-        )
+        self.radial = radial_basis(s.radial_expansion, s.n_radial, s.cutoff, s.distance_transform)
         self.envelope = PolynomialEnvelope(s.cutoff, p=s.envelope_power)
         self.harmonics = SphericalHarmonics(range(s.l_max + 1))
         hidden = o3().Irreps([(s.channels, ir) for ir in parse_hidden_irreps(s.hidden_irreps)])
@@ -256,7 +271,8 @@ class MACERepresentation(nn.Module):
     def forward(self, graph: AtomicGraph) -> list[Blocks]:
         """Blocks of features (N, 2l + 1, C) after every layer."""
         graph = as_neighbour_matrix(graph)
-        edges = edges_of(graph, self.harmonics, partial(self._basis, graph), self.envelope)
+        basis = partial(radial_functions, self.radial, graph)
+        edges = edges_of(graph, self.harmonics, basis, self.envelope)
         of_everyone = self.describe(Z_with_ghosts(graph))
         # Of many elements, weights are looked up.
         if of_everyone.is_floating_point() or self.n_attributes <= FEW_ATTRIBUTES:
@@ -281,10 +297,3 @@ class MACERepresentation(nn.Module):
             x = layer(x, attributes, kinds, edges, graph)
             after.append(x)
         return after
-
-    def _basis(self, graph: AtomicGraph, r: Tensor) -> Tensor:
-        """Radial functions (N D, B) of distances (N D, 1)."""
-        if isinstance(self.radial, TransformedExpansion):
-            Z_i = graph.Z.index_select(0, graph.neighbour_list[0])
-            return self.radial(r, Z_i, neighbour_Z(graph))
-        return self.radial(r)

@@ -20,6 +20,7 @@ from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
 from graph_pes.models.mace import MACE, ZEmbeddingMACE
 from graph_pes.models.morse import Morse
 from graph_pes.models.nequip import NequIP, ZEmbeddingNequIP
+from graph_pes.models.nonlinear_mace import NonLinearMACE
 from graph_pes.models.offsets import FixedOffset, LearnableOffset
 from graph_pes.models.orb import Orb
 from graph_pes.models.painn import PaiNN
@@ -90,6 +91,26 @@ def small_mace(cls: type[MACE] | type[ZEmbeddingMACE], **arguments: Any) -> Grap
     settings = {"cutoff": 4.0, "n_radial": 4, "channels": 4, "l_max": 2, "readout_width": 4}
     settings["weights_mlp"] = {"hidden_depth": 1, "hidden_features": 8}
     return randomised(cls(**{**settings, **arguments}), factor=0.8)
+
+
+def nonlinear_mace() -> GraphPESModel:
+    model = NonLinearMACE(
+        ["O", "H", "C"],
+        cutoff=4.0,
+        n_radial=4,
+        radial_widths=[8, 8],
+        channels=4,
+        sent_channels=(3, 2),
+        l_max=2,
+        readout_width=4,
+        distance_transform="Agnesi",
+        core_repulsion=True,
+        charges=(-3, 7, 3),
+        spins=(0, 6, 2),
+        read_states=True,
+        biased=True,
+    )
+    return randomised(model, factor=0.8)
 
 
 def small_nequip(cls: type[NequIP] | type[ZEmbeddingNequIP], **arguments: Any) -> GraphPESModel:
@@ -200,6 +221,7 @@ MODELS = [
             core_repulsion=True,
         ),
     ),
+    Row("NonLinearMACE", nonlinear_mace),
     Row("ZEmbeddingMACE", lambda: small_mace(ZEmbeddingMACE, z_embed_dim=2, hidden_irreps="0e")),
     Row("NequIP", lambda: small_nequip(NequIP, elements=["O", "H", "C"])),
     Row(

@@ -23,6 +23,10 @@ from .original import assert_equal_to_original, assert_usable, data_file, struct
 PRECISIONS = ["float64", "float32"]
 
 
+#: Parameters that hardly matter before they are trained.
+SMALL_AT_FIRST = ("_embedding.weight", "_fn.net", "_weights.net", "beta", ".bias")
+
+
 def random_mace(folder: Path, dtype: torch.dtype = torch.float64, **changes: Any) -> Path:
     """A small model with random weights, as mace-torch saves it."""
     pytest.importorskip("mace", reason="mace-torch is not installed")
@@ -38,9 +42,9 @@ def random_mace(folder: Path, dtype: torch.dtype = torch.float64, **changes: Any
         **changes,
     }
     heads = len(names["heads"])
-    for key in ("interaction_cls", "interaction_cls_first"):
+    for key in {"interaction_cls", "interaction_cls_first", "readout_cls"} & names.keys():
         names[key] = getattr(modules.blocks, names[key])
-    for key in ("hidden_irreps", "MLP_irreps"):
+    for key in {"hidden_irreps", "MLP_irreps", "edge_irreps"} & names.keys():
         names[key] = o3.Irreps(names[key])
     torch.set_default_dtype(dtype)
     try:
@@ -62,6 +66,9 @@ def random_mace(folder: Path, dtype: torch.dtype = torch.float64, **changes: Any
             "atomic_inter_shift": [0.2, -0.1][:heads] if heads > 1 else 0.2,
         }
         model = modules.ScaleShiftMACE(**{**arguments, **names})
+        for key, parameter in model.named_parameters():
+            if any(part in key for part in SMALL_AT_FIRST):
+                parameter.data.add_(0.4 * torch.randn_like(parameter))
     finally:
         torch.set_default_dtype(torch.float32)
     path = folder / "mace.model"
@@ -152,15 +159,12 @@ def test_later_parts(tmp_path: Path, kind: str) -> None:
     model = mace_model(path)
     original = calculator(path, default_dtype="float64")
     assert_equal_to_original(model, original, structures())
-    if kind == "omol":
-        with pytest.raises(UnsupportedModelError, match="our MACE has no .*: use native=False"):
-            mace_model(path, native=True)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("few", [True, False])
-@pytest.mark.parametrize("kind", [kind for kind in LATER if kind != "omol"])
+@pytest.mark.parametrize("kind", LATER)
 def test_later_parts_natively(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -199,9 +203,49 @@ def test_repulsion_with_other_constants(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_charge_and_spin(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"edge_irreps": "2x0e + 2x1o"},
+        {"edge_irreps": "2x0e + 2x1o", "use_edge_irreps_first": True},
+        {"use_last_readout_only": True, "embedding_specs": None, "use_embedding_readout": False},
+        {"heads": ["first", "second"], "readout_cls": "NonLinearBiasReadoutBlock"},
+    ],
+    ids=str,
+)
+def test_other_parts_of_omol(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = random_mace(tmp_path, **{**LATER["omol"], **changes})
+    head = changes.get("heads", ["Default"])[-1]
+    original = calculator(path, default_dtype="float64", head=head)
+    assert_equal_to_original(mace_model(path, native=True), original, structures())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_agnostic_product": False}, "our MACE has no use_agnostic_product=False"),
+        ({"apply_cutoff": True}, "our MACE has no apply_cutoff=True"),
+        ({"edge_irreps": "2x0e + 2x1o + 2x2e"}, r"expected those of 3x0e\+3x1o.* got .*2e"),
+        (
+            {"interaction_cls": "RealAgnosticResidualInteractionBlock"},
+            "our MACE has no interaction_cls='RealAgnosticResidualInteractionBlock'",
+        ),
+    ],
+    ids=str,
+)
+def test_parts_that_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = random_mace(tmp_path, **{**LATER["omol"], **changes})
+    with pytest.raises(UnsupportedModelError, match=message):
+        mace_model(path, native=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("native", [False, True])
+def test_charge_and_spin(tmp_path: Path, native: bool) -> None:
     path = random_mace(tmp_path, **LATER["omol"])
-    model, original = mace_model(path), calculator(path, default_dtype="float64")
+    model = mace_model(path, native=native)
+    original = calculator(path, default_dtype="float64")
     atoms = structures()["methanol"]
     energies = []
     for charge, spin in ((0, 1), (1, 2), (-2, 3)):
@@ -213,12 +257,19 @@ def test_charge_and_spin(tmp_path: Path) -> None:
         forces = model.predict_forces(graph).numpy()
         np.testing.assert_allclose(forces, original.results["forces"], rtol=0, atol=1e-8)
     assert len({round(energy, 6) for energy in energies}) == 3
+    if native:
+        atoms.info["total_charge"] = 9
+        with pytest.raises(ValueError, match=r"total_charge: expected -5 to 5, got \[9\]"):
+            model.predict_energy(AtomicGraph.from_ase(atoms, model.cutoff_value))
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("native", [False, True])
-def test_trains_and_saves(tmp_path: Path, native: bool) -> None:
-    model = mace_model(random_mace(tmp_path), precision="float32", native=native)
+@pytest.mark.parametrize(
+    ("native", "kind"), [(False, ""), (True, ""), (True, "0b3"), (True, "omol")]
+)
+def test_trains_and_saves(tmp_path: Path, native: bool, kind: str) -> None:
+    path = random_mace(tmp_path, **LATER[kind] if kind else {})
+    model = mace_model(path, precision="float32", native=native)
     assert_usable(model, structures()["methanol"], tmp_path)
 
 

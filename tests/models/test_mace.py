@@ -10,6 +10,7 @@ import torch
 from ase.build import molecule
 
 from graph_pes.atomic_graph import AtomicGraph
+from graph_pes.interfaces.mace_nonlinear_weights import is_nonlinear, native_nonlinear_mace
 from graph_pes.interfaces.mace_weights import copy_flat, in_our_couplings, native_mace
 from graph_pes.models.addition import AdditionModel
 from graph_pes.models.base import GraphPESModel
@@ -104,12 +105,9 @@ def test_against_mace_torch(name: str, dtype: torch.dtype) -> None:
     assert_agrees(model, of_model(frozen, name), {"energy", "forces", "stress"})
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", ["0b", "0b3"])
-def test_later_parts_against_mace_torch(name: str, dtype: torch.dtype) -> None:
-    """See make_mace_later.py."""
-    frozen = dict(np.load(REFERENCES / "mace_later.npz"))
-    settings, start = json.loads(frozen.pop(f"{name}.settings").item()), f"{name}.state."
+def with_later_parts(frozen: Frozen, name: str) -> GraphPESModel:
+    """Our model with the settings and weights of one of mace-torch's."""
+    settings, start = json.loads(frozen[f"{name}.settings"].item()), f"{name}.state."
     W = {
         key.removeprefix(start): torch.from_numpy(value)
         for key, value in frozen.items()
@@ -118,7 +116,16 @@ def test_later_parts_against_mace_torch(name: str, dtype: torch.dtype) -> None:
     energies = W["atomic_energies_fn.atomic_energies"].flatten() + W["scale_shift.shift"]
     symbols = [SYMBOLS[Z] for Z in settings["atomic_numbers"]]
     offset = FixedOffset(**dict(zip(symbols, energies.tolist(), strict=True)))
-    model = AdditionModel(mace=native_mace(settings, W), offset=offset).eval().to(dtype)
+    convert = native_nonlinear_mace if is_nonlinear(settings) else native_mace
+    return AdditionModel(mace=convert(settings, W, 0), offset=offset).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["0b", "0b3", "omol"])
+def test_later_parts_against_mace_torch(name: str, dtype: torch.dtype) -> None:
+    """See make_mace_later.py."""
+    frozen = dict(np.load(REFERENCES / "mace_later.npz"))
+    model = with_later_parts(frozen, name).to(dtype)
     assert_agrees(model, of_model(frozen, name), {"energy", "forces", "stress"})
 
 

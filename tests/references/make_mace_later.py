@@ -6,7 +6,8 @@ Run in an environment of its own, with ``pip install torch==2.13.0 mace-torch==0
 
 Each with the settings and weights that graph_pes converts: those of MACE-MP-0b (Agnesi transform,
 repulsion of nuclei) and of MACE-MP-0b3 (sums that are divided by a density too), the latter with
-more elements than `graph_pes.nn.mace_layers.FEW_ELEMENTS`.
+more elements than `graph_pes.nn.mace_layers.FEW_ELEMENTS`; and those of MACE-OMOL, whose
+structures are neutral.
 """
 
 from __future__ import annotations
@@ -35,7 +36,18 @@ SETTINGS: dict[str, Any] = {
     "distance_transform": "Agnesi",
     "pair_repulsion": True,
     "heads": ["Default"],
+    "apply_cutoff": True,
+    "use_agnostic_product": False,
+    "use_last_readout_only": False,
+    "use_embedding_readout": False,
+    "use_edge_irreps_first": False,
+    "edge_irreps": None,
+    "embedding_specs": None,
+    "readout_cls": "NonLinearReadoutBlock",
 }
+#: Parameters that hardly matter before they are trained, all of them of MACE-OMOL.
+SMALL_AT_FIRST = ("_embedding.weight", "_fn.net", "_weights.net", "beta", ".bias")
+CATEGORY = {"type": "categorical", "per": "graph"}
 MODELS: dict[str, dict[str, Any]] = {
     "0b": {
         "interaction_cls": "RealAgnosticResidualInteractionBlock",
@@ -47,15 +59,30 @@ MODELS: dict[str, dict[str, Any]] = {
         "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
         "atomic_numbers": [1, 6, 7, 8, 9, 14],
     },
+    "omol": {
+        "interaction_cls": "RealAgnosticResidualNonLinearInteractionBlock",
+        "interaction_cls_first": "RealAgnosticResidualNonLinearInteractionBlock",
+        "atomic_numbers": [1, 6, 8, 14],
+        "apply_cutoff": False,
+        "use_agnostic_product": True,
+        "use_embedding_readout": True,
+        "edge_irreps": "1x0e + 1x1o",
+        "embedding_specs": {
+            "total_charge": {**CATEGORY, "num_classes": 5, "emb_dim": 2, "offset": 2},
+            "total_spin": {**CATEGORY, "num_classes": 4, "emb_dim": 3},
+        },
+        "readout_cls": "NonLinearBiasReadoutBlock",
+    },
 }
 
 
 def model(settings: dict[str, Any]) -> torch.nn.Module:
     arguments = dict(settings)
-    for key in ("interaction_cls", "interaction_cls_first"):
+    for key in ("interaction_cls", "interaction_cls_first", "readout_cls"):
         arguments[key] = getattr(modules.blocks, arguments[key])
-    for key in ("hidden_irreps", "MLP_irreps"):
-        arguments[key] = modules.models.o3.Irreps(arguments[key])
+    for key in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
+        if arguments[key] is not None:
+            arguments[key] = modules.models.o3.Irreps(arguments[key])
     n = len(settings["atomic_numbers"])
     made = modules.ScaleShiftMACE(
         num_elements=n,
@@ -69,6 +96,8 @@ def model(settings: dict[str, Any]) -> torch.nn.Module:
         for key, parameter in made.named_parameters():
             if key.startswith("products"):  # make the many-body terms as large as the others
                 parameter.mul_(2.0)
+            if any(part in key for part in SMALL_AT_FIRST):
+                parameter.add_(0.4 * torch.randn_like(parameter))
     return made.eval()
 
 

@@ -52,6 +52,7 @@ MODELS = {
     "StillingerWeber": "{+StillingerWeber: {sigma: 0.8}}",
     "TensorNet": "{+TensorNet: {cutoff: 3.0, radial_features: 4, channels: 4, layers: 1}}",
     "ZBLCoreRepulsion": "{+ZBLCoreRepulsion: {cutoff: 3.0, trainable: true}}",
+    "NonLinearMACE": "{+NonLinearMACE: {elements: [H, C, O], cutoff: 3.0, channels: 4, l_max: 2}}",
     "ZEmbeddingMACE": "{+ZEmbeddingMACE: {cutoff: 3.0, n_radial: 4, channels: 4, l_max: 2}}",
     "ZEmbeddingNequIP": "{+ZEmbeddingNequIP: {cutoff: 3.0, layers: 2, features: " + IRREPS + "}}",
 }

@@ -24,8 +24,8 @@ pytestmark = [
 ]
 
 #: Every kind of network and of potential, once: recording one takes seconds.
-NAMES = """LennardJones StillingerWeber SchNet PaiNN TensorNet MACE NequIP-direct EDDP
-Orb-direct-stress LearnableOffset UnitConverter""".split()
+NAMES = """LennardJones StillingerWeber SchNet PaiNN TensorNet MACE NonLinearMACE NequIP-direct
+EDDP Orb-direct-stress LearnableOffset UnitConverter""".split()
 
 
 def structures(row: Row) -> list[ase.Atoms]:
