@@ -156,3 +156,7 @@ class NonLinearInteraction(nn.Module):
             for total, kept in zip(self.of_sums(sums), self.kept, strict=True)
         ]
         return self.post_linear(self.gate(mixed))
+
+    def non_decayable_parameters(self) -> list[nn.Parameter]:
+        """What sums are divided by must not decay to zero."""
+        return [self.alpha, self.beta]
