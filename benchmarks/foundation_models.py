@@ -53,7 +53,7 @@ def of_mace() -> Any:
 
 
 def random_mace() -> Any:
-    """The architecture of MACE-MP-0b3, medium, whose weights do not matter for the time."""
+    """What we know of MACE-MP-0b3, medium; weights do not matter for the time."""
     from mace import modules
 
     torch.manual_seed(0)
