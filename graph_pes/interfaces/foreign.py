@@ -34,11 +34,14 @@ class Package:
         Of graph-pes, that installs it.
     conflict
         What is known not to get on with it.
+    no_deps
+        What is to be installed after the extra, without what it asks for.
     """
 
     module: str
     extra: str
     conflict: str
+    no_deps: str = ""
 
     def load(self, submodule: str = "") -> ModuleType:
         """Import it, or a module of it.
@@ -46,8 +49,9 @@ class Package:
         Raises
         ------
         ImportError
-            That names the extra to install, and what conflicts with it.
+            That says what to install, and what conflicts with it.
         """
+        then = f" and pip install --no-deps {self.no_deps}" if self.no_deps else ""
         try:
             package = importlib.import_module(self.module)
             if not submodule:
@@ -56,8 +60,8 @@ class Package:
         except (ImportError, RuntimeError) as error:  # the latter of libraries that do not match
             raise ImportError(
                 f"this model needs the package {self.module}, which can't be imported ({error}): "
-                f"pip install 'graph-pes[{self.extra}]', best in an environment of its own, since "
-                f"{self.conflict}"
+                f"pip install 'graph-pes[{self.extra}]'{then}, best in an environment of its "
+                f"own, since {self.conflict}"
             ) from error
 
 

@@ -24,7 +24,12 @@ from .foreign import Package, Precision, UnsupportedModelError
 
 #: The version that computes what the models were trained to; 4.1.2 is wrong by 1 eV/atom.
 VERSION = "2.0.4"
-MATGL = Package("matgl", "matgl", f"only version {VERSION} computes what it should")
+MATGL = Package(
+    "matgl",
+    "matgl",
+    f"only version {VERSION} computes what it should",
+    no_deps=f"matgl=={VERSION}",
+)
 
 _FILES = "https://github.com/materialsvirtuallab/matgl/raw/main/pretrained_models"
 #: The files of each.
@@ -86,7 +91,7 @@ def _check_version() -> None:
     if found != VERSION:
         raise ImportError(
             f"matgl {found} is installed, but only {VERSION} is known to give the right energies: "
-            f"pip install matgl=={VERSION}, or use native=True, which needs none"
+            f"pip install --no-deps matgl=={VERSION}, or use native=True, which needs none"
         )
 
 
