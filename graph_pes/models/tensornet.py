@@ -51,14 +51,14 @@ class TensorNet(GraphPESModel):
                        network reads the energies. Its foundation models have `SmoothBessel`.
     ================== ============================================================
 
-    From random weights, train ``"matgl"`` with a learning rate of 1e-3 at most, MatGL's default
-    for Adam. With more, the first steps can close the gates, and forces are zero from then on,
-    since a closed gate has no gradient either: with `SmoothBessel`, 128 channels and energies and
-    forces of a molecule, the median of what goes into the sigmoids was below -5 after 80 steps
-    with 3e-3, and below -190 with 1e-2. MatGL's own network does the same with 1e-2. Clipping
-    gradients or warming the learning rate up helped in one run of two with 3e-3; weights after
-    Glorot and another scale of the energies, in none. The variants without gates learn with 3e-3,
-    but not with 1e-2 either.
+    From random weights, learning rates of Adam should be 1e-3, the default, or less. Matrices enter
+    each layer as :math:`X / (\|X\|^2 + 1)`, so that those beyond norm 1 vanish the more, the larger
+    they are: the first steps with a higher rate can throw them there, and forces are zero from then
+    on. With 128 channels and energies and forces of a molecule, all variants did so with 1e-2, and
+    ``"matgl"`` with `SmoothBessel` with 3e-3 too. Its gates can close besides, which leaves no
+    gradient either. MatGL's own network does the same with 1e-2. Warming the learning rate up and
+    clipping gradients helped in some runs only; weights after Glorot and another scale of the
+    energies did not.
 
     Unlike graph-pes 1, all layers share the radial functions of ``radial_expansion``, whose
     parameters are trained. There, each layer has its own, and only the embedding has those that
