@@ -18,6 +18,11 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 namespace graph_pes {
 
 namespace {
@@ -76,6 +81,23 @@ void register_operators()
     libraries.back().impl("ghost_exchange", &ghost_exchange);
     libraries.back().impl("ghost_reverse", &ghost_reverse);
   }
+}
+
+// --- memory -------------------------------------------------------------------------------------
+
+// Keep what a step no longer needs for the next one, as graph_pes/memory.py does: glibc would give
+// it back to the system. What the environment says of memory goes before.
+void keep_freed_memory()
+{
+#ifdef __GLIBC__
+  constexpr int KEPT = 1 << 30;    // bytes
+  for (char **variable = environ; *variable; variable++) {
+    const std::string text = *variable;
+    if (text.rfind("MALLOC_", 0) == 0 || text.rfind("GLIBC_TUNABLES=", 0) == 0) return;
+  }
+  mallopt(M_TRIM_THRESHOLD, KEPT);
+  mallopt(M_MMAP_THRESHOLD, KEPT);
+#endif
 }
 
 // --- metadata: strings that hold JSON -----------------------------------------------------------
@@ -182,6 +204,7 @@ ExportedModel::ExportedModel(const std::string &path, int accelerator) :
 {
   check_file(path);
   register_operators();
+  keep_freed_memory();
   try {
     program_->loader = std::make_unique<torch::inductor::AOTIModelPackageLoader>(
         path, "model", false, 1, static_cast<c10::DeviceIndex>(accelerator));

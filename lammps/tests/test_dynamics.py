@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,27 @@ def test_agrees_with_lj_cut(data: Path, compiled: Compiled) -> None:
     printed = run_lammps(data, commands[1])
     for name in STRUCTURES:
         ours[name].assert_equal(read_results(data, name, printed), 1e-8)
+
+
+def faults(folder: Path, commands: str) -> int:
+    """Pages that the system made for LAMMPS."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+    run_lammps(folder, commands)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - before
+
+
+def test_memory_is_kept_from_step_to_step(
+    tmp_path: Path, compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps need no new pages for the same arrays, of some MB, unless the user says otherwise."""
+    _, file = compiled("pair")
+    atoms = bulk("SiO", "zincblende", a=4.6, cubic=True) * (8, 8, 8)
+    write_data(tmp_path / "big.data", atoms)
+    commands = start("big", file) + "velocity all create 300 1\nfix nve all nve\nrun {steps}\n"
+    few, many = (faults(tmp_path, commands.format(steps=n)) for n in (5, 25))
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "131072")
+    by_default = [faults(tmp_path, commands.format(steps=n)) for n in (5, 25)]
+    assert many - few < 0.1 * (by_default[1] - by_default[0])
 
 
 def test_sum_with_another_potential(data: Path, compiled: Compiled) -> None:
