@@ -30,7 +30,7 @@ sum of ``vectors ⊗ gradients``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -78,6 +78,8 @@ class EngineModel(nn.Module):
     ----------
     model
         Any model whose predictions depend on positions through `neighbour_vectors` alone.
+    other
+        What else it is to find in ``graph.other``; engines have nothing to put there.
 
     Attributes
     ----------
@@ -90,10 +92,10 @@ class EngineModel(nn.Module):
         If the model predicts energies, and more of whole structures, or says that it needs them.
     """
 
-    def __init__(self, model: GraphPropertyModel):
+    def __init__(self, model: GraphPropertyModel, other: Mapping[str, Tensor] | None = None):
         super().__init__()
         check_exportable(model)
-        self.model = model
+        self.model, self.other = model, dict(other or {})
         self.cutoff = model.cutoff_value
         self.has_energies = "local_energies" in model.implemented_properties
         direct = set(model.implemented_properties) - {"local_energies"}
@@ -163,7 +165,7 @@ class EngineModel(nn.Module):
     def graph(self, vectors: Tensor, neighbours: Tensor, Z: Tensor) -> AtomicGraph:
         """The graph of an engine's own atoms, whose neighbours may be ghosts."""
         graph = engine_graph(vectors, neighbours, Z, self.cutoff)
-        return graph._replace(other={**graph.other, GHOSTS: Z})
+        return graph._replace(other={**graph.other, **self.other, GHOSTS: Z})
 
 
 def check_exportable(model: GraphPropertyModel) -> None:

@@ -22,7 +22,15 @@ from graph_pes.models.lora import merged
 from .engine import MIN_COLUMNS, EngineModel, ExportError
 from .exported import METADATA_FILE, Metadata, read_exported
 from .matrix_products import BFLOAT16_TOLERANCE, Products, check_products
-from .outputs import TOLERANCES, kinds_of, relative_error, separate_groups, unit_of, widths_of
+from .outputs import (
+    TOLERANCES,
+    assumptions_of,
+    kinds_of,
+    relative_error,
+    separate_groups,
+    unit_of,
+    widths_of,
+)
 from .radial_tables import TableReport, looks_filters_up, with_radial_tables
 from .reach import exchanges_ghosts, layers_of
 from .trace import declared_elements, dtype_of, example_inputs, known_elements, traced_program
@@ -136,6 +144,7 @@ def metadata_of(
         elements=known_elements(model),
         fitted=bool(model._has_been_pre_fit),
         made_for=declared_elements(model),
+        assumed=assumptions_of(model),
         outputs=list(outputs),
         kinds=kinds_of(model),
         widths=widths_of(model),

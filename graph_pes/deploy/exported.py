@@ -27,9 +27,10 @@ from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import MAX_Z
 
 from .engine import EngineInputs, ExportError, engine_inputs, predictions_from
+from .outputs import ASSUMED
 
 #: Number of the present form of exported files.
-FORMAT = 5
+FORMAT = 6
 
 #: Name of the metadata in the archive of a portable file.
 METADATA_FILE = "graph_pes.json"
@@ -54,6 +55,9 @@ class Metadata:
     made_for
         Chemical symbols of the elements that the model has a place for, all others being refused;
         none if there is one for any.
+    assumed
+        Which of ``total_charge`` and ``total_spin`` the model looks at: the program takes them for
+        0 and 1.
     outputs
         Names of what a call returns: see `EngineModel`.
     kinds
@@ -89,6 +93,7 @@ class Metadata:
     elements: list[str]
     fitted: bool
     made_for: list[str]
+    assumed: list[str]
     outputs: list[str]
     kinds: list[str]
     widths: list[int]
@@ -189,8 +194,10 @@ class ExportedModel(GraphPropertyModel):
         ------
         ValueError
             If a neighbour is none of the atoms, an atomic number none of an element, or an element
-            none that the model was made for: compiled code does not look.
+            none that the model was made for: compiled code does not look. If a structure has a
+            charge or spin that the model depends on, which the program does not take.
         """
+        self._check_assumptions(batch)
         check_range("neighbours", inputs.neighbours, len(inputs.Z) - 1)
         check_range("atomic numbers", inputs.Z, MAX_Z)
         if self.made_for is not None:
@@ -205,6 +212,15 @@ class ExportedModel(GraphPropertyModel):
             gradients = results.pop("gradients")
             return results | predictions_from(inputs, energies, gradients, batch, properties)
         return results | {"energy": total_energy(energies, batch)}
+
+    def _check_assumptions(self, batch: AtomicGraph) -> None:
+        for key in self.metadata.assumed:
+            found = batch.other.get(key)
+            if found is not None and bool((found != ASSUMED[key]).any()):
+                raise ValueError(
+                    f"expected a {key} of {ASSUMED[key]:g}, which exported and compiled models "
+                    f"assume, got {found.reshape(-1).tolist()}: use the model itself"
+                )
 
     def _run(self, inputs: EngineInputs) -> tuple[Tensor, ...]:
         """What the program returns; to record nothing saves a tenth of SchNet on 64 atoms."""

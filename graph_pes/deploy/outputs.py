@@ -1,4 +1,4 @@
-"""What the outputs of an exported model belong to, which engines have to be told."""
+"""What the outputs of an exported model belong to, and what it assumes: engines have to know."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from .trace import dtype_of, example_inputs
 
 #: Largest difference of what should be equal, relative to the largest value.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+#: What engines do not say of structures, and programs take for these values.
+ASSUMED = {"total_charge": 0.0, "total_spin": 1.0}
 
 
 def kinds_of(model: GraphPropertyModel) -> list[str]:
@@ -50,6 +53,27 @@ def widths_of(model: GraphPropertyModel) -> list[int]:
 def unit_of(output: PropertyKey) -> str:
     """Unit of an output."""
     return "eV/Å" if output == "gradients" else PROPERTIES[output].unit
+
+
+def assumptions_of(model: GraphPropertyModel) -> list[str]:
+    """Which of `ASSUMED` the predictions of a model depend on.
+
+    Examples
+    --------
+    >>> from graph_pes.models import LennardJones, TensorNet
+    >>> assumptions_of(LennardJones()), assumptions_of(TensorNet(channels=4, charged=True))
+    ([], ['total_charge'])
+    """
+    inputs, _, _ = separate_groups(model)
+    function = EngineModel(model)
+    structures = 2 if function.of_structures else 1
+    expected, found = function(*inputs), []
+    for key, value in ASSUMED.items():
+        other = torch.full((structures,), value + 1, device=model.device)
+        changed = EngineModel(model, {key: other})(*inputs)
+        if any(not torch.equal(a, b) for a, b in zip(changed, expected, strict=True)):
+            found.append(key)
+    return found
 
 
 def separate_groups(model: GraphPropertyModel) -> tuple[EngineInputs, EngineInputs, EngineInputs]:

@@ -103,6 +103,8 @@ def traced_program(
         If the model can't be traced: the operations it does depend on values in the graph.
     """
     engine_model = EngineModel(copy.deepcopy(model).eval().requires_grad_(False))
+    for tensor in tensors_of(engine_model):
+        tensor.data = tensor.contiguous()  # torch takes views of others for incomplete
     inputs = example_inputs(model, **TRACED, device=model.device)
     traced = traced_function(engine_model, inputs)
     if products == "bfloat16":

@@ -181,7 +181,8 @@ class GraphPESCalculator(Calculator):
             if self._matrix is None or self._matrix.list is not neighbours:
                 self._matrix = KeptMatrix(neighbours, self.model.dtype)
             cell = graph.cell.unsqueeze(0).to(neighbours.device)
-            batch = neighbours.batch._replace(cell=cell)
+            other = {**neighbours.batch.other, **graph.other}  # charge and spin as they are now
+            batch = neighbours.batch._replace(cell=cell, other=other)
             predictions = self.model.evaluate(self._matrix.inputs(graph), batch, keys)
             return {key: predictions[key] for key in keys}
         with evaluation_mode(self.model), torch.no_grad():

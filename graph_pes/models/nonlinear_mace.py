@@ -49,7 +49,7 @@ class NonLinearMACE(GraphPESModel):
     in the layers does, neither the symmetric contractions nor the residual connections. The total
     charge, ``graph.other["total_charge"]`` (0 if there is none), and the multiplicity,
     ``graph.other["total_spin"]`` (1), are added to the scalars before the first layer, see
-    `ChargeAndSpinEmbedding`; in compiled and exported models they are 0 and 1.
+    `ChargeAndSpinEmbedding`; compiled and exported models refuse others than 0 and 1.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ namespace graph_pes {
 
 namespace {
 
-constexpr int FORMAT = 5;    // of exported files, as in graph_pes/deploy/exported.py
+constexpr int FORMAT = 6;    // of exported files, as in graph_pes/deploy/exported.py
 
 // --- the operators by which models ask for rows of ghosts ---------------------------------------
 

@@ -27,6 +27,7 @@ from graph_pes.models import (
     LennardJones,
     PaiNN,
     SmoothedPairPotential,
+    TensorNet,
 )
 from tests.conformance.models import MODELS, Row
 from tests.strategies import structure_lists
@@ -184,6 +185,25 @@ def test_elements_that_a_model_was_not_made_for_are_refused_as_by_the_model(
             calculator.get_potential_energy(unknown)
         with pytest.raises(ValueError, match=message):
             each.predict(AtomicGraph.from_ase(unknown, 3.0), ["energy"])
+
+
+def test_charges_that_a_program_does_not_know_of_are_refused(tmp_path: Path) -> None:
+    """What is exported is the model of neutral structures."""
+    model = TensorNet(channels=4, layers=1, cutoff=3.0, charged=True).eval()
+    export_model(model, tmp_path / "model.pt2", mode="portable")
+    exported = ExportedModel(tmp_path / "model.pt2")
+    assert exported.metadata.assumed == ["total_charge"]
+    calculator, atoms = GraphPESCalculator(exported), molecule("CH4")
+    neutral = calculator.get_potential_energy(atoms)
+    assert neutral == pytest.approx(GraphPESCalculator(model).get_potential_energy(atoms), rel=1e-5)
+    atoms.info.update(total_charge=0, total_spin=3)  # of which this model knows nothing
+    assert calculator.get_potential_energy(atoms) == neutral
+    atoms.info["total_charge"] = -1
+    message = r"expected a total_charge of 0, .* got \[-1.*\]: use the model itself"
+    with pytest.raises(ValueError, match=message):
+        calculator.get_potential_energy(atoms)
+    with pytest.raises(ValueError, match=message):
+        exported.predict(AtomicGraph.from_ase(atoms, 3.0), ["energy"])
 
 
 def test_the_calculator_takes_files(model: GraphPESModel, path: Path) -> None:
