@@ -263,7 +263,11 @@ def cut(joint: fx.GraphModule, layout: Layout) -> tuple[fx.GraphModule, fx.Graph
 
 
 def _keep_dense(forward: fx.GraphModule, backward: fx.GraphModule) -> None:
-    """Keep copies of tensors that have gaps in memory: what compilers return has none."""
+    """Keep copies of tensors that have gaps in memory where compilers return some without.
+
+    Those do not depend on the batch, and are small. What does is a view of what is stored, which
+    compilers return as it is: copies of its parts would take as much memory again.
+    """
     from torch._prims_common import is_non_overlapping_and_dense_or_false
 
     output = forward.graph.output_node()
@@ -272,7 +276,8 @@ def _keep_dense(forward: fx.GraphModule, backward: fx.GraphModule) -> None:
         value = node.meta["val"]
         if node.name not in takers or not isinstance(value, Tensor):
             continue
-        if is_non_overlapping_and_dense_or_false(value):
+        of_batch = any(isinstance(size, torch.SymInt) for size in value.shape)
+        if of_batch or is_non_overlapping_and_dense_or_false(value):
             continue
         with forward.graph.inserting_before(output):
             copy = forward.graph.call_function(
