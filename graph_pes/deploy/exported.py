@@ -148,6 +148,20 @@ class ExportedModel(GraphPropertyModel):
         )
 
     @property
+    def predictable_properties(self) -> set[PropertyKey]:
+        """Of models of direct forces, nothing that is a derivative of the energy."""
+        known = super().predictable_properties
+        if self.derives:
+            return known
+        derivatives = {"forces", "stress", "virial", "forces_uncertainty"}
+        return known - (derivatives - set(self.implemented_properties))
+
+    @property
+    def derives(self) -> bool:
+        """Whether the program differentiates the energy."""
+        return "gradients" in self.metadata.outputs
+
+    @property
     def elements_seen(self) -> list[str]:
         """Symbols of the elements that the model knows."""
         return self.metadata.elements

@@ -32,8 +32,8 @@ from .reuse import ReusableNeighbourList
 #: Names of ASE for properties that the models call by another one.
 ASE_NAMES: dict[str, PropertyKey] = {"free_energy": "energy", "energies": "local_energies"}
 
-#: What there is of every model.
-PROPERTIES_OF_ASE = ("energy", "free_energy", "energies", "forces", "stress")
+#: What there is of every model; stress, too, unless an exported one predicts forces directly.
+PROPERTIES_OF_ASE = ("energy", "free_energy", "energies", "forces")
 
 #: What models take from ``atoms.info``; ASE itself does not notice when these change.
 INFO_KEYS = ("total_charge", "total_spin")
@@ -90,7 +90,7 @@ class GraphPESCalculator(Calculator):
     ((4, 3), (6,))
     """
 
-    implemented_properties = [*PROPERTIES_OF_ASE]  # noqa: RUF012
+    implemented_properties = [*PROPERTIES_OF_ASE, "stress"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -114,7 +114,12 @@ class GraphPESCalculator(Calculator):
         keep_freed_memory()
         model = model if device is None else model.to(device)
         self.model = compiled(model) if compile and isinstance(model, GraphPESModel) else model
-        self.implemented_properties = [*PROPERTIES_OF_ASE, *uncertainties_of(self.model)]
+        self._has_stress = "stress" in self.model.predictable_properties
+        self.implemented_properties = [
+            *PROPERTIES_OF_ASE,
+            *(["stress"] if self._has_stress else []),
+            *uncertainties_of(self.model),
+        ]
         self.skin = float(skin)
         self.cache_threebody = cache_threebody
         self._neighbours: ReusableNeighbourList | None = None
@@ -145,7 +150,7 @@ class GraphPESCalculator(Calculator):
         ValueError
             If there are no atoms, or the model was not fitted to one of the elements.
         ase.calculators.calculator.PropertyNotImplementedError
-            If stress is asked for, and the cell has no volume.
+            If stress is asked for, and the cell has no volume, or the model no stress.
         """
         super().calculate(atoms, properties, system_changes)
         self.results = {}
@@ -160,9 +165,9 @@ class GraphPESCalculator(Calculator):
             if "forces_uncertainty" in asked or isinstance(self.model, Committee | ExportedModel):
                 keys += uncertainties[1:]
             volume = bool(has_volume(graph))
-            if "stress" in asked and not volume:
-                raise PropertyNotImplementedError(_no_volume(self.atoms))
-            if "stress" in asked or (volume and self.atoms.pbc.all()):
+            if "stress" in asked:
+                self._check_stress(volume, self.atoms)
+            if "stress" in asked or (self._has_stress and volume and self.atoms.pbc.all()):
                 keys.append("stress")
         predictions = self._predict(graph, keys)
         for key, value in predictions.items():
@@ -181,12 +186,25 @@ class GraphPESCalculator(Calculator):
             if self._matrix is None or self._matrix.list is not neighbours:
                 self._matrix = KeptMatrix(neighbours, self.model.dtype)
             cell = graph.cell.unsqueeze(0).to(neighbours.device)
-            other = {**neighbours.batch.other, **graph.other}  # charge and spin as they are now
+            of_list = neighbours.batch.other
+            other = {key: x for key, x in of_list.items() if key not in INFO_KEYS} | graph.other
             batch = neighbours.batch._replace(cell=cell, other=other)
             predictions = self.model.evaluate(self._matrix.inputs(graph), batch, keys)
             return {key: predictions[key] for key in keys}
         with evaluation_mode(self.model), torch.no_grad():
             return self.model.predict(neighbours.applied_to(graph), keys)
+
+    def _check_stress(self, volume: bool, structure: Atoms | AtomicGraph, where: str = "") -> None:
+        if not self._has_stress:
+            raise PropertyNotImplementedError(
+                "the model predicts forces directly, and was exported without the derivatives of "
+                "its energy that stress is made of: use the model itself"
+            )
+        if not volume:
+            cell = structure.cell.tolist()
+            raise PropertyNotImplementedError(
+                f"{where}there is no stress without a volume: the lattice vectors are {cell}"
+            )
 
     def _complete_list(self, graph: AtomicGraph) -> ReusableNeighbourList:
         """The neighbours found before if they are still all, else new ones."""
@@ -242,7 +260,7 @@ class GraphPESCalculator(Calculator):
             Structures or graphs, periodic or not.
         properties
             Names of ASE or of the model. By default energy and forces, and stress if every
-            structure has a volume.
+            structure has a volume and the model a stress.
         batch_size
             Number of structures to evaluate at once.
 
@@ -257,19 +275,20 @@ class GraphPESCalculator(Calculator):
         ValueError
             If a structure has no atoms, or an element that the model was not fitted to.
         ase.calculators.calculator.PropertyNotImplementedError
-            If stress is asked for, and a structure has no volume.
+            If stress is asked for, and a structure has no volume, or the model no stress.
         """
         graphs = [
             _graph(s, self.model.cutoff_value) if isinstance(s, Atoms) else s for s in structures
         ]
         volumes = [bool(has_volume(g)) for g in graphs]
         if properties is None:
-            properties = ["energy", "forces", "stress"] if all(volumes) else ["energy", "forces"]
+            stress = ["stress"] if self._has_stress and all(volumes) else []
+            properties = ["energy", "forces", *stress]
         for n, (graph, volume) in enumerate(zip(graphs, volumes, strict=True)):
             if number_of_atoms(graph) == 0:
                 raise ValueError(f"structure {n} has no atoms")
-            if "stress" in properties and not volume:
-                raise PropertyNotImplementedError(f"structure {n}: {_no_volume(graph)}")
+            if "stress" in properties:
+                self._check_stress(volume, graph, f"structure {n}: ")
             check_elements(self.model, graph.Z)
         keys = list(dict.fromkeys(ASE_NAMES.get(name, name) for name in properties))
         return [
@@ -310,8 +329,3 @@ def _ase_value(key: PropertyKey, value: Tensor) -> float | np.ndarray:
     if key in ("stress", "virial"):
         value = full_3x3_to_voigt_6(value)
     return value.item() if value.dim() == 0 else value.double().cpu().numpy()
-
-
-def _no_volume(structure: Atoms | AtomicGraph) -> str:
-    cell = structure.cell.tolist()
-    return f"there is no stress without a volume: the lattice vectors are {cell}"

@@ -124,7 +124,8 @@ class IPIPotential(Dummy_driver):
         -------
         list
             Of each structure; what else there is to tell of it are, of committees only,
-            ``energy_uncertainty`` in eV and ``forces_uncertainty`` (N,) in eV/Å, as JSON.
+            ``energy_uncertainty`` in eV and ``forces_uncertainty`` (N,) in eV/Å, as JSON. The
+            virial of exported models of direct forces is not a number (NaN): there is none.
         """
         S, device = len(cells), self.model.device
         R = unit_to_user("length", "angstrom", np.stack(positions).reshape(S, -1, 3))
@@ -143,8 +144,11 @@ class IPIPotential(Dummy_driver):
             {key: torch.stack(S * [value]).to(device) for key, value in graph.other.items()},
         )
         uncertainties = uncertainties_of(self.model)
-        keys = ["energy", "forces", "virial", *uncertainties]
+        has_virial = "virial" in self.model.predictable_properties
+        keys = ["energy", "forces", *["virial"] * has_virial, *uncertainties]
         predictions = evaluate(self.model, batch, keys)
+        if not has_virial:
+            predictions["virial"] = torch.full_like(batch.cell, torch.nan)
         energy, forces, virial = (
             predictions[key].double().cpu().numpy() for key in ("energy", "forces", "virial")
         )

@@ -149,8 +149,9 @@ class ExternalModel:
         lmp.fix_external_set_energy_peratom(
             self.fix, atoms.get_potential_energies()[own] * self.electronvolt
         )
-        virial = np.full((3, 3), np.nan)  # not known where the structure is not periodic
-        if all(atoms.pbc):
+        # Not known where the structure is not periodic, or forces are predicted directly.
+        virial = np.full((3, 3), np.nan)
+        if all(atoms.pbc) and "stress" in self.calculator.implemented_properties:
             virial = -atoms.get_volume() * atoms.get_stress(voigt=False) * self.electronvolt
         order = ([0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2])
         lmp.fix_external_set_virial_global(self.fix, virial[order].tolist())

@@ -55,6 +55,8 @@ class TorchSimModel(ModelInterface):
     ------
     TypeError
         If ``model`` is neither a `GraphPESModel` nor an exported one.
+    ValueError
+        If stress is to be computed with an exported model that predicts forces directly.
 
     Examples
     --------
@@ -89,7 +91,7 @@ class TorchSimModel(ModelInterface):
         model = model if device is None else model.to(device)
         self.model = compiled(model) if compile and isinstance(model, GraphPESModel) else model
         self._device, self._dtype = self.model.device, dtype
-        self._compute_forces, self._compute_stress = compute_forces, compute_stress
+        self.compute_forces, self.compute_stress = compute_forces, compute_stress
 
     @property
     def compute_forces(self) -> bool:
@@ -107,6 +109,11 @@ class TorchSimModel(ModelInterface):
 
     @compute_stress.setter
     def compute_stress(self, value: bool) -> None:
+        if value and "virial" not in self.model.predictable_properties:
+            raise ValueError(
+                "TorchSimModel: the model predicts forces directly, and was exported without the "
+                "derivatives of its energy that stress is made of: use compute_stress=False"
+            )
         self._compute_stress = value
 
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:

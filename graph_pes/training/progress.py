@@ -107,7 +107,7 @@ class RichProgress(LoggedProgressBar):
         endless = epochs is None or epochs < 0 or batches == float("inf")
         total = None if endless or epochs is None else epochs * batches
         if not self._enabled or self._bar.live.is_started:
-            self._bar.update(self._task, description=epoch_of(trainer), total=total)
+            self._bar.update(self._task, description=epoch_of(trainer), total=total, refresh=True)
             return
         self._bar.start()
         done = 0 if endless else trainer.current_epoch * int(batches)

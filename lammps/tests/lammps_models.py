@@ -27,6 +27,7 @@ from graph_pes.models import (
 )
 from graph_pes.models.base import GraphPropertyModel
 from tests.conformance.models import randomised
+from tests.direct_forces import DirectForces
 
 #: For a compiler that is to be quick: it does not optimise, nor look for what it could join.
 QUICK = {"aot_inductor.debug_compile": True, "cpp.simdlen": 1, "max_fusion_size": 1}
@@ -66,25 +67,6 @@ class WithoutHook(GraphPESModel):
         for _ in range(3):
             x = x + torch.tanh(torch.zeros_like(x).index_add(0, i, near * x[j] * self.weight))
         return {"local_energies": x}
-
-
-class DirectForces(GraphPESModel):
-    """Predicts the forces themselves, which are no derivatives of its energies."""
-
-    def __init__(self) -> None:
-        super().__init__(3.0, ["local_energies", "forces"])
-        self.weight = nn.Parameter(torch.tensor(0.3))
-
-    def forward(self, graph: AtomicGraph) -> dict[str, Tensor]:
-        """Local energies, and forces towards the neighbours."""
-        from graph_pes.atomic_graph import neighbour_vectors, sum_over_neighbours
-
-        near = (1 - (neighbour_distances(graph) / self.cutoff).clamp(max=1) ** 2) ** 3
-        forces = sum_over_neighbours(near.unsqueeze(1) * neighbour_vectors(graph), graph)
-        return {
-            "local_energies": sum_over_neighbours(near, graph) * self.weight,
-            "forces": forces * self.weight,
-        }
 
 
 FACTORIES: dict[str, Callable[[], GraphPESModel]] = {

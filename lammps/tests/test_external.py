@@ -12,6 +12,7 @@ import pytest
 from lammps_models import make_model
 from lammps_runs import STRUCTURES, expected_results
 
+from graph_pes.deploy import export_model
 from graph_pes.drivers.lammps import ExternalModel, open_lammps
 from graph_pes_lammps.doctor import program_path
 
@@ -77,6 +78,17 @@ def test_agrees_with_ase(ranks: int, units: str, data: Path) -> None:
     if pressure:
         virial = found["virial"] * volume / pressure
         np.testing.assert_allclose(virial, wanted.virial, rtol=rtol, atol=1e-8)
+
+
+def test_exported_direct_forces_have_no_pressure(data: Path) -> None:
+    export_model(make_model("direct-forces"), data / "model.pt2", mode="portable")
+    script = SCRIPT.format(units="metal", model="")
+    run_python(data, script.replace('make_model("")', '"model.pt2"'), ranks=1)
+    found = dict(np.load(data / "results.npz"))
+    wanted = expected_results(make_model("direct-forces"), STRUCTURES["triclinic"]())
+    assert found["energies"][0] == pytest.approx(wanted.energy, rel=1e-9)
+    np.testing.assert_allclose(found["forces"].reshape(-1, 3), wanted.forces, atol=1e-8)
+    assert np.isnan(found["virial"]).all()
 
 
 def test_errors_end_the_run(data: Path) -> None:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from graph_pes import AtomicGraph, GraphPESModel
 from graph_pes.atomic_graph import neighbour_distances, sum_over_neighbours
+from graph_pes.deploy import export_model
 from graph_pes.drivers import GraphPESCalculator
 from graph_pes.models import Committee, LennardJones, PaiNN, StillingerWeber
 from graph_pes.models.base import GraphTensorModel
@@ -150,6 +151,21 @@ def test_charge_and_spin_reach_the_model_also_when_only_they_change():
     assert atoms.get_potential_energy() == pytest.approx(neutral + 3.0)
     atoms.info["total_charge"] = -1.0
     assert atoms.get_potential_energy() == pytest.approx(neutral - 3.0)
+    del atoms.info["total_charge"]
+    assert atoms.get_potential_energy() == pytest.approx(neutral)
+
+
+def test_a_charge_that_was_removed_is_forgotten_by_exported_models(tmp_path: Path):
+    export_model(Counting(), tmp_path / "model.pt2", mode="portable")
+    atoms = molecule("H2O")
+    atoms.calc = GraphPESCalculator(tmp_path / "model.pt2")
+    neutral = atoms.get_potential_energy()
+    atoms.info["total_charge"] = 1.0
+    atoms.calc = GraphPESCalculator(tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match="expected a total_charge of 0"):
+        atoms.get_potential_energy()
+    del atoms.info["total_charge"]
+    assert atoms.get_potential_energy() == neutral
 
 
 # --- what is computed --------------------------------------------------------------------
