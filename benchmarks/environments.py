@@ -18,8 +18,8 @@ def interpreters(chosen: list[str]) -> dict[str, str]:
     Parameters
     ----------
     chosen
-        ``NAME=PYTHON`` for an environment that exists; ``NAME`` for one in the cache folder, which
-        is made if it is not there.
+        ``NAME=PYTHON`` for an environment that exists; ``NAME`` for ours, or for one in the cache
+        folder, which is made if it is not there, as ``models.yaml`` says.
 
     Raises
     ------
@@ -33,7 +33,8 @@ def interpreters(chosen: list[str]) -> dict[str, str]:
             raise ValueError(f"expected a peer among {', '.join(peers())}, got {name!r}")
         if python and not Path(python).exists():
             raise ValueError(f"there is no interpreter {python} for {name}")
-        found[name] = python or str(_environment(name))
+        ours = package_facts(name).get("environment") == OURS
+        found[name] = python or (sys.executable if ours else str(_environment(name)))
     return found
 
 

@@ -160,9 +160,8 @@ def speed(name: str, repeats: int) -> None:
         "original": original(),
         "wrapped": make().ase_calculator(skin=0.0),
         "native": make(native=True).ase_calculator(skin=0.0),
+        "compiled": make(native=True).ase_calculator(skin=0.0, compile=True),
     }
-    if not name.startswith("orb"):  # which needs whole structures
-        calculators["compiled"] = make(native=True).ase_calculator(skin=0.0, compile=True)
     print(f"{'atoms':>6}" + "".join(f"{key:>12}" for key in calculators) + "   original / ours")
     for n in (1, 2, 3):
         atoms, times = crystal(elements, n), {key: [] for key in calculators}

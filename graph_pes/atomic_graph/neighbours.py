@@ -71,8 +71,10 @@ def keep_at_most_k_neighbours(graph: AtomicGraph, k: int) -> AtomicGraph:
     """Keep the k nearest neighbours of each atom (all, where there are fewer).
 
     An atom may be among the nearest of another without the reverse: the graph is marked as
-    one of directed edges.
+    one of directed edges. A neighbour matrix remains one.
     """
+    if is_neighbour_matrix(graph):
+        return _nearest_columns(graph, k)
     i, distances = graph.neighbour_list[0], neighbour_distances(graph).detach()
     order = torch.argsort(distances, stable=True)
     order = order[torch.argsort(i[order], stable=True)]  # by atom, then by distance
@@ -84,11 +86,47 @@ def keep_at_most_k_neighbours(graph: AtomicGraph, k: int) -> AtomicGraph:
     return as_directed(select_edges(graph, keep))
 
 
+def _nearest_columns(graph: AtomicGraph, k: int) -> AtomicGraph:
+    """The k nearest neighbours of each atom of a matrix of D columns.
+
+    As a matrix of k columns, whatever D is, so that its size is known when programs are made of
+    models; or, if that may be far more than there are, of D columns.
+    """
+    N, D = neighbour_matrix(graph).shape
+    i, j = graph.neighbour_list
+    vectors, offsets = neighbour_vectors(graph), graph.neighbour_cell_offsets
+    distances = neighbour_distances(graph).detach().view(N, D)
+    if k <= FEW_COLUMNS:
+        none = torch.full_like(distances[:, :1], torch.inf).expand(N, k)
+        columns = torch.cat([distances, none], 1).argsort(dim=1, stable=True).narrow(1, 0, k)
+        kept = (columns < D).reshape(-1, 1)
+        rows = torch.arange(N, device=i.device).unsqueeze(1)
+        edges = (rows * D + columns.clamp(max=D - 1)).reshape(-1)
+        i, j, vectors, offsets = (x.index_select(0, edges) for x in (i, j, vectors, offsets))
+    else:
+        ranks = distances.argsort(dim=1, stable=True).argsort(dim=1)
+        kept = (ranks < k).reshape(-1, 1)
+    beyond = vectors.new_tensor([_BEYOND, 0, 0])
+    other = {key: x for key, x in graph.other.items() if key not in (TRIPLET_EDGES, UNDIRECTED)}
+    other[NEIGHBOUR_COUNTS] = graph.other[NEIGHBOUR_COUNTS].clamp(max=k)
+    other[EDGE_VECTORS] = torch.where(kept, vectors, beyond)
+    return as_directed(
+        graph._replace(
+            neighbour_list=torch.stack([i, torch.where(kept[:, 0], j, i)]),
+            neighbour_cell_offsets=torch.where(kept, offsets, 0.0),
+            other=other,
+        )
+    )
+
+
 def as_directed(graph: AtomicGraph) -> AtomicGraph:
     """The same graph, marked as one in which the reverse of an edge may be missing."""
     mark = torch.ones(number_of_structures(graph), dtype=torch.bool, device=graph.Z.device)
     return graph._replace(other={**graph.other, DIRECTED: mark})
 
+
+#: Columns that a matrix may have for no neighbours.
+FEW_COLUMNS = 64
 
 #: Longer than any cutoff, in Å; the cutoff of a model may be larger than that of a graph.
 _BEYOND = 1000.0

@@ -142,6 +142,7 @@ def _train(run: Run, folder: Path | None, checkpoint: Path | None) -> GraphPrope
         auto_fit_reference_energies=fitting.auto_fit_reference_energies,
         seed=run.settings.general.seed,
         compile=fitting.compile,
+        cuequivariance=fitting.cuequivariance,
     )
     try:
         model = fit(

@@ -11,7 +11,16 @@ of its N atoms as a matrix of D columns, filled up with edges that are longer th
 ``mask``        (N,)         1 for atoms that count, else 0; float64
 =============== ============ ====================================================================
 
-with D ≥ 4, and gets
+with D ≥ 4. Where predictions depend on the whole structure, which is that of the atoms that count,
+the engine has to know all of it (M = N), and hands over
+
+=============== ============ ====================================================================
+``positions``   (N, 3)       in Å; float64, as the cell
+``cell``        (3, 3)       lattice vectors in rows, in Å
+``pbc``         (3,)         which of them the structure is periodic along; booleans
+=============== ============ ====================================================================
+
+as well, with respect to which nothing is differentiated. It gets
 
 ======================= =========== =============================================================
 ``local_energies``      (N,)        in eV, float64
@@ -71,13 +80,21 @@ class EngineInputs(NamedTuple):
     mask: Tensor
 
 
+class WholeStructure(NamedTuple):
+    """See the module."""
+
+    positions: Tensor
+    cell: Tensor
+    pbc: Tensor
+
+
 class EngineModel(nn.Module):
     """A model in the form that engines call.
 
     Parameters
     ----------
     model
-        Any model whose predictions depend on positions through `neighbour_vectors` alone.
+        Any model whose energies depend on positions through `neighbour_vectors` alone.
     other
         What else it is to find in ``graph.other``; engines have nothing to put there.
 
@@ -85,11 +102,14 @@ class EngineModel(nn.Module):
     ----------
     outputs
         Names of what a call returns.
+    whole_structure
+        Why the model needs whole structures, if it does: it, or a part of it, says so by
+        ``needs_whole_structure``, or it predicts energies and more of structures.
 
     Raises
     ------
     ExportError
-        If the model predicts energies, and more of whole structures, or says that it needs them.
+        If the model calls another package.
     """
 
     def __init__(self, model: GraphPropertyModel, other: Mapping[str, Tensor] | None = None):
@@ -100,11 +120,9 @@ class EngineModel(nn.Module):
         self.has_energies = "local_energies" in model.implemented_properties
         direct = set(model.implemented_properties) - {"local_energies"}
         whole = sorted(key for key in direct if PROPERTIES[key].per == "structure")
-        if whole and self.has_energies:
-            raise ExportError(
-                f"{type(model).__name__} predicts {whole} of whole structures, of which an engine "
-                "may only know a part"
-            )
+        self.whole_structure = why_whole_structure(model)
+        if whole and self.has_energies and self.whole_structure is None:
+            self.whole_structure = f"{type(model).__name__} predicts {whole} of structures"
         derived: tuple[str, ...] = () if "forces" in direct else ("gradients",)
         if derived and "local_energies_ensemble" in direct:
             derived = ("gradients", "forces_uncertainty")
@@ -113,12 +131,12 @@ class EngineModel(nn.Module):
         self.of_structures = whole
 
     def forward(
-        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
+        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor, *structure: Tensor
     ) -> tuple[Tensor, ...]:
-        """The outputs, in order."""
+        """The outputs, in order, from `EngineInputs` and `WholeStructure`, if that is needed."""
         with torch.enable_grad():
             vectors = vectors.detach().requires_grad_()
-            results = self.predictions(vectors, neighbours, Z, mask)
+            results = self.predictions(vectors, neighbours, Z, mask, *structure)
             if "gradients" in self.outputs:
                 results |= self.derivatives(results, vectors, neighbours, Z, mask)
         return tuple(results[name].detach() for name in self.outputs)
@@ -146,11 +164,14 @@ class EngineModel(nn.Module):
         }
 
     def predictions(
-        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
+        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor, *structure: Tensor
     ) -> dict[PropertyKey, Tensor]:
         """What the model itself predicts, which can be differentiated."""
         graph = self.graph(vectors, neighbours, Z)
-        if self.of_structures:
+        if self.whole_structure is not None:
+            R, cell, pbc = structure
+            graph = graph._replace(R=R, cell=cell.unsqueeze(0), pbc=pbc.expand(2, 3))
+        if self.whole_structure is not None or self.of_structures:
             graph = _split(graph, mask)
         results = dict(self.model(in_precision_of(self.model, graph)))
         if self.has_energies:
@@ -169,26 +190,37 @@ class EngineModel(nn.Module):
 
 
 def check_exportable(model: GraphPropertyModel) -> None:
-    """Make sure that no part of a model says that it needs whole structures, or another package.
+    """Make sure that no part of a model calls another package.
 
     Raises
     ------
     ExportError
-        Naming the part, and why.
+        Naming the part, and the package.
     """
     for module in model.modules():
-        reason = getattr(module, "needs_whole_structure", None)
-        if reason is not None:
-            raise ExportError(
-                f"{type(module).__name__} needs the whole structure: {reason}. It can't be "
-                "compiled, exported or run in LAMMPS, where a process may only know a part"
-            )
         package = getattr(module, "calls_package", None)
         if package is not None:
             raise ExportError(
                 f"{type(module).__name__} calls the package {package} and runs from Python only: "
                 "it can't be compiled or exported, as models made with native=True can"
             )
+
+
+def why_whole_structure(model: GraphPropertyModel) -> str | None:
+    """Why a part of a structure is not enough for a model, as a part of it says; or None.
+
+    Examples
+    --------
+    >>> from graph_pes.models import Orb, LennardJones
+    >>> why_whole_structure(Orb())
+    'Orb: the mean of all forces is removed'
+    >>> why_whole_structure(LennardJones())
+    """
+    for module in model.modules():
+        reason = getattr(module, "needs_whole_structure", None)
+        if reason is not None:
+            return f"{type(module).__name__}: {reason}"
+    return None
 
 
 def _split(graph: AtomicGraph, mask: Tensor) -> AtomicGraph:

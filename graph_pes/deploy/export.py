@@ -10,6 +10,8 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +35,14 @@ from .outputs import (
 )
 from .radial_tables import TableReport, looks_filters_up, with_radial_tables
 from .reach import exchanges_ghosts, layers_of
-from .trace import declared_elements, dtype_of, example_inputs, known_elements, traced_program
+from .trace import (
+    declared_elements,
+    dtype_of,
+    example_inputs,
+    example_structure,
+    known_elements,
+    traced_program,
+)
 
 logger = logging.getLogger("graph_pes")
 
@@ -136,7 +145,8 @@ def metadata_of(
         for node in program.graph.nodes
         if node.op == "call_function" and "graph_pes.ghost_" in str(node.target)
     ]
-    outputs = EngineModel(model).outputs
+    function = EngineModel(model)
+    outputs = function.outputs
     return Metadata(
         cutoff=model.cutoff_value,
         dtype=str(dtype_of(model)).removeprefix("torch."),
@@ -149,6 +159,7 @@ def metadata_of(
         kinds=kinds_of(model),
         widths=widths_of(model),
         units=[unit_of(name) for name in outputs],
+        whole_structure=function.whole_structure is not None,
         layers=layers_of(model),
         exchanges_ghosts=exchanges_ghosts(model),
         exchange_widths=exchanged,
@@ -180,24 +191,46 @@ def compile_program(
     options = {"aot_inductor.metadata": metadata.as_strings(), **LOOPS}
     if long_loops:
         options |= LONG_LOOPS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the compiler, about its own code
+    with _compiler_to_itself():
         torch._inductor.aoti_compile_and_package(
             program, package_path=path, inductor_configs=options
         )
 
 
-def check_locality(model: GraphPropertyModel) -> None:
-    """Make sure that what is predicted for an atom does not depend on atoms far from it.
+@contextmanager
+def _compiler_to_itself() -> Iterator[None]:
+    """Without warnings of the compiler, which are about its own code."""
+    log = logging.getLogger("torch._inductor.ir")
 
-    An engine that knows a part of the structure could not evaluate the model else.
+    def serious(record: logging.LogRecord) -> bool:
+        # operations that it calls in a slower way, such as the inverse of a matrix of three rows
+        return "missing a c-shim" not in record.getMessage()
+
+    log.addFilter(serious)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.removeFilter(serious)
+
+
+def check_locality(model: GraphPropertyModel) -> None:
+    """Make sure that an engine can tell all that the predictions of a model depend on.
+
+    What is predicted for an atom must not depend on atoms far from it, unless the model needs
+    whole structures, and on positions only through `neighbour_vectors`, which engines differentiate
+    with respect to.
 
     Raises
     ------
     ExportError
-        Naming what differs when there is a second, separate group of atoms.
+        Naming what differs when there is a second, separate group of atoms, or when atoms move.
     """
     function = EngineModel(model)
+    if function.whole_structure is not None:
+        _check_positions(function)
+        return
     one, two, both = separate_groups(model)
     parts, whole = (function(*one), function(*two)), function(*both)
     for name, a, b, found in zip(function.outputs, *parts, whole, strict=True):
@@ -209,8 +242,25 @@ def check_locality(model: GraphPropertyModel) -> None:
             raise ExportError(
                 f"the {name} that {type(model).__name__} predicts depend on the whole structure, "
                 "of which an engine may only know a part, or on positions rather than "
-                "neighbour_vectors"
+                "neighbour_vectors. If it is the structure, say so in the model: "
+                "needs_whole_structure = 'why'"
             )
+
+
+def _check_positions(function: EngineModel) -> None:
+    """Make sure that energies do not change with positions or cell where vectors stay the same."""
+    if not function.has_energies:
+        return
+    inputs, _, _ = separate_groups(function.model)
+    first, second = (
+        function(*inputs, *example_structure(function, len(inputs.Z), seed))[0] for seed in (0, 2)
+    )
+    if not relative_error(second, first) <= TOLERANCES[dtype_of(function.model)]:
+        raise ExportError(
+            f"the energies that {type(function.model).__name__} predicts depend on positions or "
+            "cells, with respect to which engines do not differentiate, rather than on "
+            "neighbour_vectors"
+        )
 
 
 def check_agreement(
@@ -238,7 +288,8 @@ def check_agreement(
         inputs = example_inputs(model, atoms, columns, seed=seed, device=model.device)
         if seed == 1:  # nobody has neighbours
             inputs = inputs._replace(vectors=torch.full_like(inputs.vectors, metadata.cutoff + 1))
-        cases.append((atoms, columns, program(*inputs), expected(*inputs)))
+        arguments = (*inputs, *example_structure(expected, atoms, seed))
+        cases.append((atoms, columns, program(*arguments), expected(*arguments)))
     errors = dict.fromkeys(metadata.outputs, 0.0)
     for n, name in enumerate(metadata.outputs):
         # Tables are exact relative to the largest value of all structures, not of each.

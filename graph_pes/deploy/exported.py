@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
@@ -22,15 +23,21 @@ from graph_pes.atomic_graph import (
 )
 from graph_pes.atomic_graph.ghosts import ghost_exchange
 from graph_pes.models.base import GraphPropertyModel, finished
-from graph_pes.models.derivatives import energies_of_members, total_energy
+from graph_pes.models.derivatives import (
+    checked_volumes,
+    energies_of_members,
+    stress_from_virial,
+    total_energy,
+    virial_from_stress,
+)
 from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import MAX_Z
 
-from .engine import EngineInputs, ExportError, engine_inputs, predictions_from
+from .engine import EngineInputs, ExportError, WholeStructure, engine_inputs, predictions_from
 from .outputs import ASSUMED
 
 #: Number of the present form of exported files.
-FORMAT = 6
+FORMAT = 7
 
 #: Name of the metadata in the archive of a portable file.
 METADATA_FILE = "graph_pes.json"
@@ -67,6 +74,8 @@ class Metadata:
         Numbers in each value.
     units
         Of each output, where it is known.
+    whole_structure
+        Whether the program has to know all of a structure, and one structure at a time.
     layers
         How many steps from neighbour to neighbour the energies of atoms reach.
     exchanges_ghosts
@@ -98,6 +107,7 @@ class Metadata:
     kinds: list[str]
     widths: list[int]
     units: list[str]
+    whole_structure: bool
     layers: int
     exchanges_ghosts: bool
     exchange_widths: list[int]
@@ -150,16 +160,12 @@ class ExportedModel(GraphPropertyModel):
     @property
     def predictable_properties(self) -> set[PropertyKey]:
         """Of models of direct forces, nothing that is a derivative of the energy."""
-        known = super().predictable_properties
-        if self.derives:
+        known, own = super().predictable_properties, set(self.implemented_properties)
+        if "gradients" in self.metadata.outputs:
             return known
-        derivatives = {"forces", "stress", "virial", "forces_uncertainty"}
-        return known - (derivatives - set(self.implemented_properties))
-
-    @property
-    def derives(self) -> bool:
-        """Whether the program differentiates the energy."""
-        return "gradients" in self.metadata.outputs
+        if own & {"stress", "virial"}:
+            own |= {"stress", "virial"}
+        return known - ({"forces", "stress", "virial", "forces_uncertainty"} - own)
 
     @property
     def elements_seen(self) -> list[str]:
@@ -216,8 +222,7 @@ class ExportedModel(GraphPropertyModel):
         check_range("atomic numbers", inputs.Z, MAX_Z)
         if self.made_for is not None:
             self.made_for.check(inputs.Z)
-        results = dict(zip(self.metadata.outputs, self._run(inputs), strict=True))
-        self._evaluate_structures(results, inputs, batch)
+        results = self._outputs(inputs, batch)
         if "local_energies" not in results:
             return results
         energies = results["local_energies"]
@@ -225,6 +230,12 @@ class ExportedModel(GraphPropertyModel):
         if "gradients" in results:
             gradients = results.pop("gradients")
             return results | predictions_from(inputs, energies, gradients, batch, properties)
+        if "stress" in properties:
+            checked_volumes(batch)
+        if "virial" in properties and "virial" not in results:
+            results["virial"] = virial_from_stress(results["stress"], batch)
+        if "stress" in properties and "stress" not in results:
+            results["stress"] = stress_from_virial(results["virial"], batch)
         return results | {"energy": total_energy(energies, batch)}
 
     def _check_assumptions(self, batch: AtomicGraph) -> None:
@@ -236,31 +247,51 @@ class ExportedModel(GraphPropertyModel):
                     f"assume, got {found.reshape(-1).tolist()}: use the model itself"
                 )
 
-    def _run(self, inputs: EngineInputs) -> tuple[Tensor, ...]:
+    def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the program returns; to record nothing saves a tenth of SchNet on 64 atoms."""
         with torch._C._AutoDispatchBelowAutograd():
             return self._program(*inputs)
 
-    def _evaluate_structures(
-        self, results: dict[PropertyKey, Tensor], inputs: EngineInputs, batch: AtomicGraph
-    ) -> None:
-        """Change results to the form of Python's: a program knows of one structure, of no edges."""
-        kinds = dict(zip(self.metadata.outputs, self.metadata.kinds, strict=True))
-        for name, value in results.items():
-            if kinds[name] == "edge" and name != "gradients":
+    def _outputs(self, inputs: EngineInputs, batch: AtomicGraph) -> dict[PropertyKey, Tensor]:
+        """What a program that knows of one structure, and of no edges, says of a batch."""
+        names, kinds = self.metadata.outputs, self.metadata.kinds
+        whole, of_structures = self.metadata.whole_structure, {"sum", "structure"} & set(kinds)
+        each: list[tuple[Tensor, ...]] = []
+        if whole:
+            each = [self._run(*part, *of) for part, of in whole_structures(inputs, batch)]
+        elif of_structures:
+            each = [self._run(*part) for part in masked_structures(inputs, batch)]
+        of_all = () if whole else self._run(*inputs)
+        results = {}
+        for n, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+            if kind in of_structures:
+                results[name] = torch.stack([values[n] for values in each])
+            else:
+                results[name] = torch.cat([values[n] for values in each]) if whole else of_all[n]
+            if kind == "edge" and name != "gradients":
                 within = inputs.vectors.norm(dim=-1) <= self.metadata.cutoff
-                results[name] = value[within]
-        of_structures = [name for name in results if kinds[name] in ("sum", "structure")]
-        if not of_structures:
-            return
-        assert batch.batch is not None
-        each = [
-            self._run(inputs._replace(mask=(batch.batch == n).double()))
-            for n in range(number_of_structures(batch))
-        ]
-        for name in of_structures:
-            n = self.metadata.outputs.index(name)
-            results[name] = torch.stack([values[n] for values in each])
+                results[name] = results[name][within]
+        return results
+
+
+def masked_structures(inputs: EngineInputs, batch: AtomicGraph) -> Iterator[EngineInputs]:
+    """The same atoms once for each structure, of which only its own count."""
+    assert batch.batch is not None
+    for n in range(number_of_structures(batch)):
+        yield inputs._replace(mask=(batch.batch == n).double())
+
+
+def whole_structures(
+    inputs: EngineInputs, batch: AtomicGraph
+) -> Iterator[tuple[EngineInputs, WholeStructure]]:
+    """One structure of a batch after the other."""
+    assert batch.ptr is not None
+    pbc = (batch.cell != 0).any(-1) if batch.pbc is None else batch.pbc
+    ends = batch.ptr.tolist()
+    for n, (begin, end) in enumerate(itertools.pairwise(ends)):
+        vectors, neighbours, Z, mask = (x[begin:end].clone() for x in inputs)
+        structure = WholeStructure(batch.R[begin:end].double(), batch.cell[n].double(), pbc[n])
+        yield EngineInputs(vectors, neighbours - begin, Z, mask), structure
 
 
 def check_range(name: str, x: Tensor, largest: int) -> None:

@@ -8,7 +8,7 @@ from graph_pes.atomic_graph import PROPERTIES, PropertyKey
 from graph_pes.models.base import GraphPropertyModel
 
 from .engine import EngineInputs, EngineModel
-from .trace import dtype_of, example_inputs
+from .trace import dtype_of, example_inputs, example_structure
 
 #: Largest difference of what should be equal, relative to the largest value.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -29,6 +29,8 @@ def kinds_of(model: GraphPropertyModel) -> list[str]:
     ['atom', 'edge']
     """
     function = EngineModel(model)
+    if function.whole_structure is not None:
+        return ["edge" if key == "gradients" else PROPERTIES[key].per for key in function.outputs]
     one, two, both = (function(*inputs) for inputs in separate_groups(model))
     kinds: list[str] = []
     for name, a, b, found in zip(function.outputs, one, two, both, strict=True):
@@ -43,10 +45,11 @@ def kinds_of(model: GraphPropertyModel) -> list[str]:
 
 def widths_of(model: GraphPropertyModel) -> list[int]:
     """For each output of a model, how many numbers a value has."""
-    inputs, _, _ = separate_groups(model)
+    function, (inputs, _, _) = EngineModel(model), separate_groups(model)
     N, D = inputs.neighbours.shape
     values = {"atom": N, "edge": N * D, "sum": 1, "structure": 1}
-    outputs = zip(kinds_of(model), EngineModel(model)(*inputs), strict=True)
+    found = function(*inputs, *example_structure(function, N))
+    outputs = zip(kinds_of(model), found, strict=True)
     return [x.numel() // values[kind] for kind, x in outputs]
 
 
@@ -66,11 +69,12 @@ def assumptions_of(model: GraphPropertyModel) -> list[str]:
     """
     inputs, _, _ = separate_groups(model)
     function = EngineModel(model)
-    structures = 2 if function.of_structures else 1
-    expected, found = function(*inputs), []
+    further = example_structure(function, len(inputs.Z))
+    structures = 2 if function.of_structures or further else 1
+    expected, found = function(*inputs, *further), []
     for key, value in ASSUMED.items():
         other = torch.full((structures,), value + 1, device=model.device)
-        changed = EngineModel(model, {key: other})(*inputs)
+        changed = EngineModel(model, {key: other})(*inputs, *further)
         if any(not torch.equal(a, b) for a, b in zip(changed, expected, strict=True)):
             found.append(key)
     return found

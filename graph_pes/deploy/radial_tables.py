@@ -25,7 +25,7 @@ from graph_pes.nn.radial_table import (
 )
 
 from .engine import MIN_COLUMNS, EngineInputs, EngineModel
-from .trace import example_inputs
+from .trace import example_inputs, example_structure
 
 logger = logging.getLogger("graph_pes")
 
@@ -261,17 +261,23 @@ def _errors(tabulated: GraphPESModel, exact: GraphPESModel) -> tuple[float, floa
     for n, values in enumerate(value):
         scale = values.abs().max().clamp(min=1e-300)
         error = (found[n] - values).abs().max() / scale
-        scales = expected[n].flatten(1).abs().amax(dim=1).clamp(min=scale)
-        close = ((of_pairs[n] - expected[n]).flatten(1).abs().amax(dim=1) / scales).max()
+        scales = expected[n].abs().amax(dim=1).clamp(min=scale)
+        close = ((of_pairs[n] - expected[n]).abs().amax(dim=1) / scales).max()
         errors.append(float(torch.maximum(error, close)))
     return errors[0], max(errors[1:])
 
 
 def _interaction(model: GraphPESModel, inputs: EngineInputs) -> list[Tensor]:
-    """Outputs (N, ...), with energies of interaction as (N, 1), which no free atoms can hide."""
+    """Outputs of atoms and edges, shape (N, ...), of which energies are those of interaction.
+
+    Those of free atoms would hide errors. Values of structures, made of these, are left out.
+    """
     alone = inputs._replace(vectors=torch.full_like(inputs.vectors, 2 * model.cutoff_value))
-    energies, *others = EngineModel(model)(*inputs)
-    return [(energies - EngineModel(model)(*alone)[0]).unsqueeze(1), *others]
+    function, N = EngineModel(model), len(inputs.Z)
+    structure = example_structure(function, N)
+    values = dict(zip(function.outputs, function(*inputs, *structure), strict=True))
+    values["local_energies"] = values["local_energies"] - function(*alone, *structure)[0]
+    return [x.reshape(N, -1) for key, x in values.items() if key not in function.of_structures]
 
 
 def _pairs(model: GraphPESModel) -> EngineInputs:

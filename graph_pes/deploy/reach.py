@@ -27,7 +27,8 @@ def layers_of(model: GraphPropertyModel) -> int:
 
     A model with *n* layers of messages, whose energies depend on the neighbours of neighbours and
     so on, *n* times. It is the furthest atom in a chain whose distances to its neighbours the
-    predictions for the first one depend on.
+    predictions for the first one depend on. Where the whole structure is known, no more than its
+    atoms and their neighbours are needed: 1.
 
     Raises
     ------
@@ -41,6 +42,8 @@ def layers_of(model: GraphPropertyModel) -> int:
     (1, 3)
     """
     function = EngineModel(_in_double(model))
+    if function.whole_structure is not None:
+        return 1
     reached = max(_reached(function, chain(function.model, seed)) for seed in range(TRIALS))
     if reached == GROUPS:
         raise ExportError(
@@ -53,7 +56,7 @@ def layers_of(model: GraphPropertyModel) -> int:
 def exchanges_ghosts(model: GraphPropertyModel) -> bool:
     """Whether a model computes its own atoms alone, with further ones as ghosts.
 
-    It does if it looks up what it knows of neighbours by
+    It does, unless it needs the whole structure, if it looks up what it knows of neighbours by
     `graph_pes.atomic_graph.index_over_neighbours`, `graph_pes.atomic_graph.neighbour_Z` or
     `graph_pes.atomic_graph.with_ghosts`.
 
@@ -64,6 +67,8 @@ def exchanges_ghosts(model: GraphPropertyModel) -> bool:
     True
     """
     function = EngineModel(_in_double(model))
+    if function.whole_structure is not None:
+        return False
     inputs = example_inputs(function.model, 7, 6)
     N = len(inputs.Z)
     to_images = N * torch.randint(

@@ -15,7 +15,7 @@ from graph_pes.models.base import GraphPropertyModel
 from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import ATOMIC_NUMBERS, symbols_of
 
-from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError
+from .engine import MIN_COLUMNS, EngineInputs, EngineModel, ExportError, WholeStructure
 from .matrix_products import Products, round_products
 
 #: Sizes to trace with, all different, so that no two of them are taken for the same.
@@ -44,6 +44,22 @@ def example_inputs(
         known[torch.randint(len(known), (everyone,), generator=generator)].to(device),
         torch.ones(atoms, dtype=torch.float64, device=device),
     )
+
+
+def example_structure(
+    function: EngineModel, atoms: int, seed: int = 0
+) -> WholeStructure | tuple[()]:
+    """What else a model is to know of a random structure: nothing, if it does not need it all.
+
+    Of even seeds it is periodic, of odd ones a molecule, though in a box.
+    """
+    if function.whole_structure is None:
+        return ()
+    generator = torch.Generator().manual_seed(seed)
+    R, skew = (torch.rand(n, 3, generator=generator, dtype=torch.float64) for n in (atoms, 3))
+    cell = 6 * torch.eye(3, dtype=torch.float64) + skew
+    pbc = torch.full((3,), seed % 2 == 0)
+    return WholeStructure(*(x.to(function.model.device) for x in (R @ cell, cell, pbc)))
 
 
 def elements_of(model: GraphPropertyModel) -> list[int]:
@@ -78,11 +94,9 @@ class _Program(nn.Module):
         for n, tensor in enumerate(tensors):
             self.register_buffer(f"tensor_{n}", tensor.detach().clone())
 
-    def forward(
-        self, vectors: Tensor, neighbours: Tensor, Z: Tensor, mask: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         tensors = [getattr(self, f"tensor_{n}") for n in range(self.n_tensors)]
-        return self.traced(*tensors, vectors, neighbours, Z, mask)
+        return self.traced(*tensors, *inputs)
 
 
 def traced_program(
@@ -105,7 +119,10 @@ def traced_program(
     engine_model = EngineModel(copy.deepcopy(model).eval().requires_grad_(False))
     for tensor in tensors_of(engine_model):
         tensor.data = tensor.contiguous()  # torch takes views of others for incomplete
-    inputs = example_inputs(model, **TRACED, device=model.device)
+    inputs = (
+        *example_inputs(model, **TRACED, device=model.device),
+        *example_structure(engine_model, TRACED["atoms"]),
+    )
     traced = traced_function(engine_model, inputs)
     if products == "bfloat16":
         round_products(traced)
@@ -113,8 +130,9 @@ def traced_program(
     rows, everyone = (torch.export.Dim(name, min=2) for name in ("N", "M"))
     columns = torch.export.Dim("D", min=MIN_COLUMNS)
     shapes = ({0: rows, 1: columns}, {0: rows, 1: columns}, {0: everyone}, {0: rows})
+    of_structure = ({0: rows}, None, None) if engine_model.whole_structure is not None else ()
     with reported(model):
-        return torch.export.export(program, inputs, dynamic_shapes=shapes)
+        return torch.export.export(program, inputs, dynamic_shapes=((*shapes, *of_structure),))
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
@@ -123,7 +141,7 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
 
 
 def traced_function(
-    module: EngineModel, inputs: EngineInputs, tensors: Sequence[Tensor] | None = None
+    module: EngineModel, inputs: Sequence[Tensor], tensors: Sequence[Tensor] | None = None
 ) -> torch.fx.GraphModule:
     """The operations of a module, derivatives it takes included, as a function of tensors.
 

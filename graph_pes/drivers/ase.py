@@ -188,7 +188,8 @@ class GraphPESCalculator(Calculator):
             cell = graph.cell.unsqueeze(0).to(neighbours.device)
             of_list = neighbours.batch.other
             other = {key: x for key, x in of_list.items() if key not in INFO_KEYS} | graph.other
-            batch = neighbours.batch._replace(cell=cell, other=other)
+            R = graph.R.to(neighbours.device)
+            batch = neighbours.batch._replace(R=R, cell=cell, other=other)
             predictions = self.model.evaluate(self._matrix.inputs(graph), batch, keys)
             return {key: predictions[key] for key in keys}
         with evaluation_mode(self.model), torch.no_grad():

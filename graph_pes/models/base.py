@@ -67,7 +67,7 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
 
     three_body_cutoff: Tensor
     #: Why a part of a structure is not enough to predict any of it, where it is not.
-    needs_whole_structure: ClassVar[str | None] = None
+    needs_whole_structure: str | None = None
     #: Another package that the model calls, if any, so that it can't leave Python.
     calls_package: ClassVar[str | None] = None
 

@@ -57,7 +57,7 @@ class LearnedCharges(GraphTensorModel):
     ===================== =======================================================================
 
     Since the correction depends on all atoms of the structure, so do the charges: they can't be
-    computed for a part of it.
+    computed for a part of it, and in programs for LAMMPS they add up to zero.
 
     They are trained through the energies of `Coulomb` or `Ewald`, or on labels ``charges``, or
     both.

@@ -18,13 +18,13 @@ from graph_pes.atomic_graph import (
     structure_sizes,
     sum_over_neighbours,
 )
+from graph_pes.extras import optional_package
 from graph_pes.tensors import safe_norm
 from graph_pes.units import COULOMB_CONSTANT
 
 from .addition import predictions_of_component
 from .base import GraphPESModel, GraphPropertyModel
 from .charges import model_of_charges
-from .extras import optional_package
 
 
 class Coulomb(GraphPESModel):
@@ -111,8 +111,8 @@ class Ewald(GraphPESModel):
 
     It also predicts ``charges`` (N,), which can be trained on.
 
-    Energies depend on the whole structure: the model runs from Python, with the drivers for ASE,
-    torch-sim and i-PI, but is not compiled, exported or run in LAMMPS. `Coulomb` can be.
+    It runs from Python, with the drivers for ASE, torch-sim, i-PI and `graph_pes.drivers.lammps`,
+    but is not compiled or exported. `Coulomb` can be.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ class Ewald(GraphPESModel):
     Loche et al., doi:10.1063/5.0251713.
     """
 
-    needs_whole_structure = "it sums over reciprocal lattice vectors"
+    calls_package = "torch-pme"
 
     def __init__(
         self,

@@ -16,12 +16,12 @@ from graph_pes.atomic_graph import (
     neighbour_Z,
     sum_over_neighbours,
 )
+from graph_pes.extras import optional_package
 from graph_pes.nn.per_element import AtomicOneHot
 from graph_pes.periodic_table import SYMBOLS
 from graph_pes.units import BOHR, HARTREE
 
 from .base import GraphPESModel
-from .extras import optional_package
 
 #: Distance in Å, 40 Bohr radii, up to which neighbours are counted.
 COORDINATION_CUTOFF = 40 * BOHR

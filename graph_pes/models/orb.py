@@ -181,6 +181,10 @@ class Orb(GraphPESModel):
         self.energy_of_the_mean = heads.energy == "mean"
         self.energy_head = heads.mlp(channels, 1)
         self.scaler = LocalEnergiesScaler()
+        if self.energy_of_the_mean:
+            self.needs_whole_structure = "its energy is that of the mean of all atoms"
+        elif not conservative:
+            self.needs_whole_structure = "the mean of all forces is removed"
         self.force_head = None if conservative else heads.mlp(channels, 3, bias=heads.force_bias)
         self.stress_head = heads.mlp(channels, 6) if direct_stress else None
         self.repulsion = None if core_repulsion is None else OrbRepulsion(cutoff, core_repulsion)
@@ -227,4 +231,4 @@ class Orb(GraphPESModel):
 
 def mean(x: Tensor, graph: AtomicGraph) -> Tensor:
     """Mean of atomic properties (N, ...) over each structure of a batch: shape (S, ...)."""
-    return sum_per_structure(x, graph) / structure_sizes(graph).view(-1, 1)
+    return sum_per_structure(x, graph) / structure_sizes(graph).view(-1, 1).clamp(min=1)

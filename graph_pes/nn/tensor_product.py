@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graph_pes.tensors import gradient_is_wanted, index_sum, is_traced
 
 from .equivariant import checked_unique
 from .float64 import Float64Tensors
+from .fused_messages import FusedMessages
 from .irreps import Blocks, parse_irreps
 from .paths import Paths, find_paths
 from .written_products import written_out, written_terms
@@ -62,6 +63,8 @@ class NeighbourTensorProduct(Float64Tensors):
     """
 
     couplings: Tensor
+    # Kernels that take the place of ours, where nothing is traced: see `use_cuequivariance`.
+    fused: FusedMessages | None = None
 
     def __init__(self, irreps_in: str | Irreps, harmonics: str | Irreps, irreps_out: str | Irreps):
         super().__init__()
@@ -105,6 +108,8 @@ class NeighbourTensorProduct(Float64Tensors):
         ]
         if is_traced(neighbours.shape[0]) and self.terms is not None:
             return written_out(self.paths, self.terms, x, Y, phi, V, neighbours)
+        if self.fused is not None and not is_traced(neighbours.shape[0]):
+            return self.fused(x, Y, phi, V, neighbours)
         # Products with V, in backward passes too, are fastest in this layout.
         V = V.contiguous()
         return list(_Messages.apply(self.paths, coefficients, neighbours, Y, phi, V, *x))
@@ -147,6 +152,38 @@ class NeighbourTensorProduct(Float64Tensors):
     def extra_repr(self) -> str:  # noqa: D102
         n = len(self.paths.paths)
         return f"{self.irreps_in} x {self.harmonics} -> {self.irreps_out}, {n} paths"
+
+
+def use_cuequivariance(model: nn.Module, use: bool = True) -> int:
+    """Let cuEquivariance evaluate the tensor products of a model, where that is not compiled.
+
+    Their kernels are made for GPUs; on a CPU the results are the same, and slow. What is saved of
+    the model stays the same, compiled and exported programs have kernels of their own.
+
+    Parameters
+    ----------
+    model
+        It is changed.
+    use
+        False for our own implementation again.
+
+    Returns
+    -------
+    int
+        The number of products: none in models without, such as PaiNN, and in the first layers of
+        those that know the elements they are for.
+
+    Raises
+    ------
+    ImportError
+        If cuequivariance-torch is not installed.
+    ValueError
+        If features have different numbers of channels.
+    """
+    products = [m for m in model.modules() if isinstance(m, NeighbourTensorProduct)]
+    for product in products:
+        product.fused = FusedMessages(product.irreps_in, product.paths) if use else None
+    return len(products)
 
 
 def _chunks(paths: Paths, neighbours: Tensor) -> Iterator[slice]:

@@ -86,6 +86,7 @@ class FittingConfig:
     auto_fit_reference_energies: bool = False
     keep: Literal["best", "last"] = "best"
     compile: bool = False
+    cuequivariance: bool = False
     optimizer: Optimizer | dict[str, Any] | None = None
     scheduler: LRScheduler | dict[str, Any] | None = None
     lr_warmup_steps: int | None = None
@@ -96,13 +97,18 @@ class FittingConfig:
     callbacks: list[pl.Callback] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Refuse two averages, of which only one could be validated.
+        """Refuse two averages, of which only one could be validated, and kernels of two kinds.
 
         Raises
         ------
         ConfigError
             If there are.
         """
+        if self.compile and self.cuequivariance:
+            raise ConfigError(
+                "fitting: compiled training has kernels of its own, give compile or "
+                "cuequivariance, not both"
+            )
         averages = [c for c in self.callbacks if isinstance(c, WeightAveraging)]
         if (self.swa is not None) + (self.ema is not None) + len(averages) > 1:
             raise ConfigError("fitting: give one average of the weights, swa or ema, not both")

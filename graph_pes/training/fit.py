@@ -16,6 +16,7 @@ from graph_pes.data import ConcatDataset, DatasetCollection, GraphDataLoader, Gr
 from graph_pes.models.base import GraphPESModel, GraphPropertyModel
 from graph_pes.models.io import describe
 from graph_pes.nn.per_element import count_used_parameters
+from graph_pes.nn.tensor_product import use_cuequivariance
 
 from .checkpoints import epochs_done
 from .evaluation import predict_labels
@@ -44,6 +45,9 @@ class FitOptions:
         For shuffling and everything else that is random.
     compile
         Whether to predict in training steps by compiled code.
+    cuequivariance
+        Whether cuEquivariance evaluates the tensor products of the model, see
+        `graph_pes.nn.tensor_product.use_cuequivariance`.
     """
 
     loader_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +56,7 @@ class FitOptions:
     auto_fit_reference_energies: bool = False
     seed: int = 42
     compile: bool = False
+    cuequivariance: bool = False
 
 
 def fit(
@@ -91,7 +96,8 @@ def fit(
     Raises
     ------
     ValueError
-        If the data lack labels that the loss needs, or the model can't predict or save them.
+        If the data lack labels that the loss needs, or the model can't predict or save them, or
+        has no tensor products that cuEquivariance could evaluate.
     """
     for name, dataset in (("training", data.train), ("validation", data.valid)):
         if trainer.global_rank == 0:
@@ -108,6 +114,11 @@ def fit(
     for dataset in (data.train, data.valid):
         _check_model(model, to_batch([dataset[0]]), loss)
     _log_size(model, trainer)
+    if options.cuequivariance and use_cuequivariance(model) == 0:
+        raise ValueError(
+            f"fitting.cuequivariance: {type(model).__name__} has no tensor products, as NequIP and "
+            "MACE have, that cuEquivariance could evaluate: leave it out"
+        )
     task = TrainingTask(model, loss, optimizer, scheduler, options.seed, options.compile)
     train_loader = _loader(model, data.train, options, trainer, shuffle=True)
     if checkpoint is not None:

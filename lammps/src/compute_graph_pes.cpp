@@ -6,6 +6,7 @@
 #include "atom.h"
 #include "comm.h"
 #include "error.h"
+#include "group.h"
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
@@ -88,6 +89,8 @@ void ComputeGraphPES::init()
                "use one process",
                STYLE, output_);
   const auto &metadata = model_->metadata();
+  if (!peratom_flag && metadata.whole_structure && igroup != group->find("all"))
+    error->all(FLERR, "{}: {} belongs to the whole structure: use the group all", STYLE, output_);
   const auto &all = metadata.outputs;
   const bool derived = std::find(all.begin(), all.end(), "gradients") != all.end();
   if (output_ == "forces_uncertainty" && derived && !metadata.exchanges_ghosts && comm->nprocs > 1)
@@ -123,7 +126,7 @@ const double *ComputeGraphPES::evaluate()
   for (int i = 0; i < atom->nlocal; i++)
     if (!(atom->mask[i] & groupbit)) mask_[i] = 0;
   // what belongs to an atom of the group may depend on the energies of all others
-  if (!peratom_flag) inputs.mask = mask_.data();
+  if (!peratom_flag && !model_->metadata().whole_structure) inputs.mask = mask_.data();
   try {
     model_->run(inputs, neighbourhood_.exchange());
   } catch (const std::exception &exception) {

@@ -27,7 +27,7 @@ namespace graph_pes {
 
 namespace {
 
-constexpr int FORMAT = 6;    // of exported files, as in graph_pes/deploy/exported.py
+constexpr int FORMAT = 7;    // of exported files, as in graph_pes/deploy/exported.py
 
 // --- the operators by which models ask for rows of ghosts ---------------------------------------
 
@@ -160,6 +160,7 @@ Metadata metadata_from(const Strings &strings)
   metadata.widths = integers(strings, "widths");
   metadata.units = texts(strings, "units");
   metadata.exchange_widths = integers(strings, "exchange_widths");
+  metadata.whole_structure = entry(strings, "whole_structure") == "true";
   metadata.layers = static_cast<int>(number(strings, "layers"));
   metadata.exchanges_ghosts = entry(strings, "exchanges_ghosts") == "true";
   return metadata;
@@ -241,12 +242,18 @@ void ExportedModel::run(const ModelInputs &in, GhostExchange *exchange)
   };
   try {
     current_exchange = exchange;
-    auto results = program_->loader->run({
+    std::vector<at::Tensor> arguments = {
         tensor(in.vectors, {in.N, in.D, 3}, at::kDouble).to(program_->dtype),
         tensor(in.neighbours, {in.N, in.D}, at::kLong),
         tensor(in.numbers, {in.M}, at::kLong),
         tensor(in.mask, {in.N}, at::kDouble),
-    });
+    };
+    if (metadata_.whole_structure) {
+      arguments.push_back(tensor(in.positions, {in.N, 3}, at::kDouble));
+      arguments.push_back(tensor(in.cell, {3, 3}, at::kDouble));
+      arguments.push_back(tensor(in.periodic, {3}, at::kBool));
+    }
+    auto results = program_->loader->run(arguments);
     current_exchange = nullptr;
     for (size_t n = 0; n < results.size(); n++)
       program_->outputs[metadata_.outputs.at(n)] =

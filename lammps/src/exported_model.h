@@ -15,6 +15,7 @@ struct Metadata {
   std::vector<std::string> elements, outputs, kinds, units;    // the last two of each output
   std::vector<int> widths;                                     // of each output
   std::vector<int> exchange_widths;
+  bool whole_structure = false;
   int layers = 0;
   bool exchanges_ghosts = false;
 };
@@ -27,6 +28,10 @@ struct ModelInputs {
   const int64_t *neighbours;    // (N, D)
   const int64_t *numbers;       // (M,), atomic numbers
   const double *mask;           // (N,)
+  // what models of whole structures take as well
+  const double *positions;      // (N, 3), in Å
+  const double *cell;           // (3, 3), lattice vectors in rows, in Å
+  const bool *periodic;         // (3,)
 };
 
 // One row of numbers for each of M atoms.

@@ -3,6 +3,8 @@
 
 #include "atom.h"
 #include "comm.h"
+#include "domain.h"
+#include "error.h"
 #include "neigh_list.h"
 #include "neighbor.h"
 #include "platform.h"
@@ -45,6 +47,11 @@ void Neighbourhood::init(const Metadata &metadata, double angstrom, Communicate 
   angstrom_ = angstrom;
   forward_ = std::move(forward);
   reverse_ = std::move(reverse);
+  if (metadata.whole_structure && comm->nprocs > 1)
+    error->all(FLERR,
+               "graph_pes: predictions of the model depend on the whole structure, of which each "
+               "of {} processes knows a part: use one process",
+               comm->nprocs);
   if (comm->nprocs == 1)
     ghosts_ = Ghosts::MAPPED;
   else
@@ -98,6 +105,7 @@ void Neighbourhood::find(const NeighList *list, const std::vector<int> &numbers_
   find_rows(list);
   find_neighbours(list);
   set_numbers_and_mask(numbers_of_types);
+  if (metadata_.whole_structure) set_structure();
 }
 
 void Neighbourhood::find_rows(const NeighList *list)
@@ -186,11 +194,23 @@ void Neighbourhood::set_numbers_and_mask(const std::vector<int> &numbers_of_type
   for (int i = 0; i < own; i++) mask_[i] = takes_part_[i];
 }
 
+void Neighbourhood::set_structure()
+{
+  positions_.assign(3 * matrix_.rows(), 0);
+  for (size_t row = 0; row < atoms_.size(); row++)
+    for (int k = 0; k < 3; k++) positions_[3 * row + k] = atom->x[atoms_[row]][k] / angstrom_;
+  const double cell[] = {domain->xprd, 0, 0, domain->xy, domain->yprd, 0,
+                         domain->xz, domain->yz, domain->zprd};
+  for (int k = 0; k < 9; k++) cell_[k] = cell[k] / angstrom_;
+  for (int k = 0; k < 3; k++) periodic_[k] = domain->periodicity[k] != 0;
+}
+
 ModelInputs Neighbourhood::inputs() const
 {
   return {matrix_.rows(),       matrix_.columns(), static_cast<int64_t>(numbers_.size()),
           matrix_.vectors(),    matrix_.neighbours(), numbers_.data(),
-          mask_.data()};
+          mask_.data(),         positions_.data(),    cell_,
+          periodic_};
 }
 
 // --- communication ------------------------------------------------------------------------------
@@ -265,7 +285,7 @@ void Neighbourhood::unpack_reverse(int n, const int *atoms, const double *buffer
 double Neighbourhood::memory_usage() const
 {
   return matrix_.memory_usage() + 8.0 * (owners_.capacity() + row_of_.capacity()) +
-      16.0 * (numbers_.capacity() + mask_.capacity());
+      16.0 * (numbers_.capacity() + mask_.capacity()) + 8.0 * positions_.capacity();
 }
 
 }    // namespace graph_pes

@@ -88,6 +88,9 @@ class Neighbourhood : private LAMMPS_NS::Pointers, public GhostExchange {
   std::vector<char> listed_;        // whether LAMMPS lists neighbours of an atom
   std::vector<int64_t> numbers_;    // of each row
   std::vector<double> mask_;        // of each row
+  std::vector<double> positions_;   // of each row, three in Å, if the model needs them
+  double cell_[9] = {};
+  bool periodic_[3] = {};
   std::vector<double> owners_;      // of each atom
   int64_t padding_ = 0;             // rows between those of own atoms and of ghosts
   Rows moving_{};                   // that are being communicated, and their padding
@@ -98,6 +101,7 @@ class Neighbourhood : private LAMMPS_NS::Pointers, public GhostExchange {
   void find_neighbours(const LAMMPS_NS::NeighList *);
   void add_neighbours(const LAMMPS_NS::NeighList *, int i);
   void set_numbers_and_mask(const std::vector<int> &);
+  void set_structure();
   void move(const Rows &, int64_t padding, const Communicate &);
   char *moving_row(int i) const;
 };

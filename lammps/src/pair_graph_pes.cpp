@@ -3,6 +3,7 @@
 
 #include "atom.h"
 #include "comm.h"
+#include "domain.h"
 #include "error.h"
 #include "force.h"
 #include "memory.h"
@@ -131,7 +132,7 @@ void PairGraphPES::init_style()
                    file_, model.device, model.dtype, model.cutoff, model.layers,
                    model.layers == 1 ? "" : "s", comm->nprocs, comm->nprocs == 1 ? "" : "es",
                    neighbourhood_.description());
-    if (!model_->predicts("gradients"))
+    if (!model_->predicts("gradients") && !knows_stress())
       error->warning(FLERR, "{} predicts forces directly: pressures are not a number (nan)", file_);
   }
 }
@@ -260,6 +261,12 @@ void PairGraphPES::add_gradients()
   }
 }
 
+// Whether a stress is predicted, of a structure that has one.
+bool PairGraphPES::knows_stress() const
+{
+  return model_->predicts("stress") && domain->xperiodic && domain->yperiodic && domain->zperiodic;
+}
+
 void PairGraphPES::add_direct_forces()
 {
   const double *const forces = model_->output("forces");
@@ -272,8 +279,17 @@ void PairGraphPES::add_direct_forces()
     for (int k = 0; k < 6; k++)
       if (vflag_atom) vatom[i][k] = unknown;
   }
-  for (int k = 0; k < 6; k++)
-    if (vflag_global) virial[k] = unknown;
+  if (!vflag_global) return;
+  if (!knows_stress()) {
+    for (int k = 0; k < 6; k++) virial[k] = unknown;
+    return;
+  }
+  const double *const s = model_->output("stress");    // in eV/Å^3
+  const double volume = domain->xprd * domain->yprd * domain->zprd / std::pow(units_.angstrom, 3);
+  const double unit_of_virial = -volume * units_.electronvolt;
+  const double of_stress[] = {s[0], s[4], s[8], (s[1] + s[3]) / 2, (s[2] + s[6]) / 2,
+                              (s[5] + s[7]) / 2};
+  for (int k = 0; k < 6; k++) virial[k] += unit_of_virial * of_stress[k];
 }
 
 // End the run if some of the values of an atom are infinite or not a number; of several such atoms

@@ -57,6 +57,7 @@ class PairGraphPES : public Pair {
   void add_energies();
   void add_gradients();
   void add_direct_forces();
+  bool knows_stress() const;
   void check_finite(const char *, const double *, int) const;
 };
 

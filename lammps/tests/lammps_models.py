@@ -84,6 +84,16 @@ FACTORIES: dict[str, Callable[[], GraphPESModel]] = {
     "sum": sum_of_models,
     "TensorNet": lambda: TensorNet(CUTOFF, radial_features=4, channels=4, layers=1),
     "Orb": lambda: Orb(CUTOFF, conservative=True, channels=6, layers=2, mlp_hidden_dim=8),
+    "Orb-direct": lambda: Orb(
+        CUTOFF,
+        channels=6,
+        layers=1,
+        mlp_hidden_dim=8,
+        read_out={"energy": "mean"},
+        direct_stress=True,
+        core_repulsion="sum",
+        max_neighbours=9,
+    ),
     "SchNet": lambda: SchNet(channels=6, expansion_features=8, layers=3, cutoff=CUTOFF),
     "pair": pair,
     "without-hook": WithoutHook,
@@ -100,7 +110,7 @@ def make_model(name: str) -> GraphPESModel:
         model = FACTORIES[name]()
     finally:
         torch.set_default_dtype(default)
-    if name in ("MACE", "NequIP", "TensorNet", "Orb", "SchNet"):
+    if name in ("MACE", "NequIP", "TensorNet", "Orb", "Orb-direct", "SchNet"):
         randomised(model, factor=1.0 if name == "MACE" else 1.3)
     return model.eval()
 

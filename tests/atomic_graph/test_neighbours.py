@@ -15,6 +15,7 @@ from graph_pes.atomic_graph import (
     AtomicGraph,
     as_directed,
     as_neighbour_matrix,
+    is_neighbour_matrix,
     keep_at_most_k_neighbours,
     lists,
     neighbour_distances,
@@ -191,6 +192,22 @@ def test_selecting_edges_keeps_what_is_derived_from_them(atoms: ase.Atoms) -> No
     assert torch.equal(neighbour_vectors(selected), neighbour_vectors(graph)[keep])
     assert torch.equal(selected.neighbour_list, graph.neighbour_list[:, keep])
     assert number_of_edges(graph) == len(keep)
+
+
+@given(structures(), st.integers(1, 100))
+def test_nearest_neighbours_in_a_matrix(atoms: ase.Atoms, k: int) -> None:
+    graph = AtomicGraph.from_ase(atoms, 4.0, dtype=torch.float64)
+    expected = keep_at_most_k_neighbours(graph, k)
+    matrix = keep_at_most_k_neighbours(as_neighbour_matrix(graph), k)
+    assert is_neighbour_matrix(matrix)
+    assert len(neighbour_matrix(matrix)) == len(atoms)
+    counts = torch.bincount(expected.neighbour_list[0], minlength=len(atoms))
+    assert torch.equal(number_of_neighbours(matrix, include_central_atom=False), counts)
+    near = neighbour_distances(matrix) <= 4.0
+    assert edge_set(select_edges(matrix, near)) == edge_set(expected)
+    beyond = select_edges(matrix, ~near)
+    assert torch.equal(*beyond.neighbour_list)
+    assert undirected_edges(matrix) is None
 
 
 @given(structures(), st.integers(0, 30))

@@ -104,9 +104,10 @@ def test_every_structure_can_be_made() -> None:
 
 
 def test_interpreters(tmp_path: Path) -> None:
-    assert interpreters([f"nequip={sys.executable}"]) == {
+    assert interpreters([f"nequip={sys.executable}", "cuequivariance"]) == {
         OURS: sys.executable,
         "nequip": sys.executable,
+        "cuequivariance": sys.executable,
     }
     with pytest.raises(ValueError, match="expected a peer among graph-pes, "):
         interpreters(["allegro"])

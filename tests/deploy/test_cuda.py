@@ -21,6 +21,7 @@ NAMES = [
     "ZEmbeddingNequIP",
     "EDDP",
     "Orb-conservative",
+    "Orb-direct-stress",
     "StillingerWeber",
     "D3Dispersion",
     "Coulomb",

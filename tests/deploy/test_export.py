@@ -12,7 +12,14 @@ import torch
 from ase.build import bulk, molecule
 from hypothesis import given, settings
 
-from graph_pes.atomic_graph import AtomicGraph, to_batch
+from graph_pes.atomic_graph import (
+    AtomicGraph,
+    neighbour_distances,
+    structure_sizes,
+    sum_over_neighbours,
+    sum_per_structure,
+    to_batch,
+)
 from graph_pes.deploy import ExportedModel, ExportError, export_model
 from graph_pes.deploy.engine import EngineModel, atomic_virials_from, engine_inputs, forces_from
 from graph_pes.deploy.export import check_agreement, check_locality
@@ -25,10 +32,12 @@ from graph_pes.models import (
     FixedOffset,
     GraphPESModel,
     LennardJones,
+    Morse,
     PaiNN,
     SmoothedPairPotential,
     TensorNet,
 )
+from graph_pes.testing.structures import standard_structures
 from tests.conformance.models import MODELS, Row
 from tests.strategies import structure_lists
 
@@ -57,16 +66,22 @@ def agree(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], rto
         )
 
 
-#: Direct forces without a mean or torque, direct stress, sums over reciprocal lattice vectors and
-#: charges that add up to a given one belong to whole structures.
-WHOLE_STRUCTURES = {"Orb", "Orb-direct-stress", "Ewald", "Ewald-learned", "Coulomb-learned"}
+#: Direct forces without a mean or torque, direct stress, and charges that add up to a given one
+#: belong to whole structures.
+WHOLE_STRUCTURES = {"Orb", "Orb-direct-stress", "Coulomb-learned"}
+
+#: Sums over reciprocal lattice vectors are those of another package.
+CALLS_PACKAGE = {"Ewald", "Ewald-learned"}
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in MODELS if row.name not in WHOLE_STRUCTURES], ids=lambda row: row.name
+    "row",
+    [row for row in MODELS if row.name not in WHOLE_STRUCTURES | CALLS_PACKAGE],
+    ids=lambda row: row.name,
 )
 def test_what_engines_call_gives_energies_forces_and_virial(row: Row) -> None:
     model = row.factory().double().eval()
+    assert EngineModel(model).whole_structure is None
     check_locality(model)
     batch = crystals(tuple(row.elements))
     expected = model.predict(batch, KEYS)
@@ -81,12 +96,127 @@ def test_what_engines_call_gives_energies_forces_and_virial(row: Row) -> None:
     agree(results, {key: expected[key] for key in keys}, 1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(WHOLE_STRUCTURES))
-def test_properties_of_whole_structures_are_not_for_engines(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(CALLS_PACKAGE))
+def test_models_that_call_packages_are_not_for_engines(name: str, tmp_path: Path) -> None:
     (row,) = (row for row in MODELS if row.name == name)
-    with pytest.raises(ExportError, match="whole structure"):
+    with pytest.raises(ExportError, match="Ewald calls the package torch-pme and runs from Python"):
         export_model(row.factory().double(), tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "part", [LennardJones(), FixedOffset(H=1.0), Morse()], ids=lambda model: type(model).__name__
+)
+def test_models_are_whole_if_a_part_says_so(part: GraphPESModel) -> None:
+    assert EngineModel(part).whole_structure is None
+    assert EngineModel(AdditionModel(part=part, whole=OfAll())).whole_structure == "OfAll: a mean"
+
+
+# --- whole structures ---------------------------------------------------------------------
+
+
+class OfAll(GraphPESModel):
+    """Pairs, in a field that is their mean over the structure."""
+
+    needs_whole_structure = "a mean"
+
+    def __init__(self) -> None:
+        super().__init__(3.0, ["local_energies"])
+
+    def forward(self, graph: AtomicGraph) -> dict[str, torch.Tensor]:
+        pairs = sum_over_neighbours((1 - neighbour_distances(graph) / 3).clamp(min=0) ** 3, graph)
+        mean = sum_per_structure(pairs, graph) / structure_sizes(graph).clamp(min=1)
+        return {"local_energies": pairs * mean[graph.batch]}
+
+
+class FromPositions(OfAll):
+    """Depends on what engines do not differentiate with respect to."""
+
+    def forward(self, graph: AtomicGraph) -> dict[str, torch.Tensor]:
+        return {"local_energies": graph.R[:, 0]}
+
+
+def whole_models() -> dict[str, GraphPESModel]:
+    models = {row.name: row.factory().double() for row in MODELS if row.name in WHOLE_STRUCTURES}
+    torch.manual_seed(0)
+    network = PaiNN(channels=4, layers=1, radial_features=4, cutoff=3.0)
+    models["sum"] = AdditionModel(
+        network=network, mean=OfAll(), offset=FixedOffset(H=-13.6)
+    ).double()
+    return {name: model.eval() for name, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    for name, model in whole_models().items():
+        export_model(model, folder / f"{name}.pt2", mode="portable")
+    return {name: folder / f"{name}.pt2" for name in whole_models()}
+
+
+@pytest.mark.parametrize("name", [*sorted(WHOLE_STRUCTURES), "sum"])
+def test_files_of_whole_structures_predict_what_the_model_does(
+    name: str, whole_files: dict[str, Path]
+) -> None:
+    """Of crystals and molecules, slabs and wires, one by one and in batches."""
+    model, exported = whole_models()[name], ExportedModel(whole_files[name])
+    assert exported.metadata.whole_structure
+    assert (exported.metadata.layers, exported.metadata.exchanges_ghosts) == (1, False)
+    # forces of Orb are no derivatives
+    lacks = {"stress", "virial"} if name == "Orb" else set()
+    assert exported.predictable_properties == model.predictable_properties - lacks
+    structures = [*standard_structures(("H", "C", "O")), molecule("CH4"), molecule("CO2")]
+    for n, atoms in enumerate(structures):
+        atoms.rattle(0.05, seed=n)
+    batch = to_batch([AtomicGraph.from_ase(s, 6.0, dtype=torch.float64) for s in structures])
+    keys = sorted(exported.predictable_properties - {"stress"})
+    agree(exported.predict(batch, keys), model.predict(batch, keys), 1e-9)
+    crystal = next(s for s in structures if s.pbc.all())
+    calculators = [GraphPESCalculator(model), GraphPESCalculator(exported)]
+    for atoms in (crystal, structures[-2]):
+        for step in range(3):
+            atoms.rattle(0.02, seed=step)
+            atoms.rotate(20 * step, "x", rotate_cell=True)
+            expected, found = (c.calculate_all([atoms])[0] for c in calculators)
+            values = [[c.get_potential_energy(atoms), c.get_forces(atoms)] for c in calculators]
+            assert values[0][0] == pytest.approx(values[1][0], rel=1e-9)
+            np.testing.assert_allclose(values[0][1], values[1][1], atol=1e-9)
+            assert expected.keys() - found.keys() <= lacks
+            for key, value in found.items():
+                np.testing.assert_allclose(value, expected[key], atol=1e-9)
+
+
+def test_atoms_that_do_not_count_are_no_part_of_the_structure() -> None:
+    for name, model in whole_models().items():
+        one, two = (
+            AtomicGraph.from_ase(s, 6.0, dtype=torch.float64)
+            for s in (molecule("CH3OH"), molecule("C2H6"))
+        )
+        both = to_batch([one, two])
+        first = (both.batch == 0).double()
+        function, inputs = EngineModel(model), engine_inputs(both, torch.float64)
+        box = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
+        found = function(*inputs._replace(mask=first), both.R, *box)
+        alone = function(*engine_inputs(to_batch([one]), torch.float64), one.R, *box)
+        for key, a, b in zip(function.outputs, found, alone, strict=True):
+            if key in ("local_energies", "forces", "charges"):
+                torch.testing.assert_close(a[: len(one.Z)], b, msg=f"{name} {key}")
+            elif key == "stress":
+                torch.testing.assert_close(a, b, msg=f"{name} {key}")
+
+
+def test_energies_of_positions_are_not_for_engines(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="FromPositions predicts depend on positions or cells"):
+        export_model(FromPositions(), tmp_path / "model.pt2", mode="portable")
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_do_not_say_that_they_need_whole_structures(tmp_path: Path) -> None:
+    class Silent(OfAll):
+        needs_whole_structure = None
+
+    with pytest.raises(ExportError, match="say so in the model: needs_whole_structure = 'why'"):
+        export_model(Silent(), tmp_path / "model.pt2", mode="portable")
 
 
 def test_models_are_tried_with_elements_they_were_made_for() -> None:

@@ -20,24 +20,29 @@ def devices_of(name: str) -> list[str]:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    from graph_pes.deploy.engine import EngineInputs, EngineModel
+    from graph_pes.deploy.engine import EngineModel
     from graph_pes.deploy.radial_tables import with_radial_tables
-    from graph_pes.deploy.trace import TRACED, example_inputs, tensors_of, traced_function
+    from graph_pes.deploy.trace import (
+        TRACED,
+        example_inputs,
+        example_structure,
+        tensors_of,
+        traced_function,
+    )
     from tests.conformance.models import MODELS
 
     model = next(row for row in MODELS if row.name == name).factory().eval()
     model = with_radial_tables(model, tolerance=1.0)[0].requires_grad_(False)
-    inputs = example_inputs(model, **TRACED)
     module = EngineModel(model)
+    inputs = (*example_inputs(model, **TRACED), *example_structure(module, TRACED["atoms"]))
     mode = FakeTensorMode(shape_env=ShapeEnv())
 
     def there(x: torch.Tensor) -> torch.Tensor:
         with mode:
             return mode.from_tensor(x).to("cuda")
 
-    traced = traced_function(
-        module, EngineInputs(*map(there, inputs)), [there(x) for x in tensors_of(module)]
-    )
+    tensors = [there(x) for x in tensors_of(module)]
+    traced = traced_function(module, [there(x) for x in inputs], tensors)
     values = [node.meta.get("val") for node in traced.graph.nodes]
     return sorted({str(x.device) for x in values if isinstance(x, torch.Tensor)})
 

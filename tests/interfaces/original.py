@@ -103,12 +103,17 @@ def assert_usable(model: GraphPESModel, atoms: ase.Atoms, folder: Path) -> None:
     save_model(model, folder / "model.pt")
     again = load_model(folder / "model.pt").eval()
     assert again.dtype == model.dtype
-    for key, value in again.predict(graph, ["energy", "forces"]).items():
-        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    for key, value in model.state_dict().items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, again.state_dict()[key])
+    # Rounding of matrix products depends on where in memory the matrices are.
+    close = {"rtol": 0, "atol": 1e-6 * float(before["forces"].abs().max())}
+    torch.testing.assert_close(
+        again.predict(graph, ["forces"])["forces"], before["forces"], **close
+    )
     again.pre_fit_all_components([graph._replace(properties={"energy": before["energy"] - 1})])
     # With forces again: some kernels of torch differ where there is nothing to differentiate.
     energy = again.predict(graph, ["energy", "forces"])["energy"]
-    torch.testing.assert_close(energy, before["energy"], rtol=0, atol=0)
+    torch.testing.assert_close(energy, before["energy"], rtol=1e-7, atol=close["atol"])
     again.train()
     forces = again.predict_forces(graph)
     (forces**2).sum().backward()

@@ -178,15 +178,30 @@ def test_trains_in_a_sum(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["Ewald", "LearnedCharges"])
-def test_refused_where_only_a_part_of_the_structure_is_known(name: str, tmp_path: Path) -> None:
-    part = Ewald(ions("NaCl"), 4.0) if name == "Ewald" else Coulomb(learned(), 4.0)
-    model = AdditionModel(pairs=LennardJones(), electrostatics=part)
-    with pytest.raises(ExportError, match=f"{name} needs the whole structure: .* LAMMPS"):
+def test_ewald_runs_from_python_only(tmp_path: Path) -> None:
+    model = AdditionModel(pairs=LennardJones(), electrostatics=Ewald(ions("NaCl"), 4.0))
+    with pytest.raises(ExportError, match="Ewald calls the package torch-pme and runs from Python"):
         export_model(model, tmp_path / "model.pt2")
     metatomic = pytest.importorskip("graph_pes.deploy.metatomic")
-    with pytest.raises(ExportError, match=f"{name} needs the whole structure"):
+    with pytest.raises(ExportError, match="Ewald calls the package torch-pme"):
         metatomic.export_metatomic(model, tmp_path / "model.pt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_learned_charges_reach_through_the_whole_structure(tmp_path: Path) -> None:
+    """In programs, of which those for metatomic take the charge of the structure."""
+    model = AdditionModel(pairs=LennardJones(), electrostatics=Coulomb(learned(), 4.0)).eval()
+    metadata = export_model(model, tmp_path / "model.pt2", mode="portable")
+    assert (metadata.whole_structure, metadata.assumed) == (True, ["total_charge"])
+    pytest.importorskip("metatomic.torch")
+    from metatomic.torch import load_atomistic_model
+
+    from graph_pes.deploy.metatomic import export_metatomic
+
+    export_metatomic(model, tmp_path / "model.pt")
+    archive = load_atomistic_model(str(tmp_path / "model.pt"))
+    assert archive.capabilities().interaction_range == float("inf")
+    assert list(archive.requested_inputs(use_new_names=True)) == ["charge"]
 
 
 def test_bad_input() -> None:

@@ -80,6 +80,7 @@ def test_defaults():
             "auto_fit_reference_energies": False,
             "keep": "best",
             "compile": False,
+            "cuequivariance": False,
             "trainer_kwargs": {
                 "max_epochs": 100,
                 "accelerator": "auto",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graph_pes.atomic_graph import PROPERTIES, PropertyKey
-from graph_pes.deploy.engine import MIN_COLUMNS, ExportError, check_exportable
+from graph_pes.deploy.engine import MIN_COLUMNS, EngineModel, ExportError, check_exportable
 from graph_pes.deploy.export import check_locality
 from graph_pes.deploy.outputs import TOLERANCES, relative_error
 from graph_pes.deploy.reach import layers_of
@@ -121,7 +121,7 @@ def export_metatomic(
     ImportError
         If metatomic is not installed.
     ExportError
-        If the model needs whole structures or can't be traced, or the program would not agree with
+        If the model calls another package or can't be traced, or the program would not agree with
         it; nothing is written.
     """
     target = Path(path)
@@ -234,6 +234,8 @@ def shape_of(model: GraphPropertyModel, key: PropertyKey, dtype: torch.dtype) ->
 
 def interaction_range(model: GraphPropertyModel) -> float:
     """How far what is predicted for an atom reaches, in Å; infinite if to the whole structure."""
+    if EngineModel(model).whole_structure is not None:
+        return math.inf
     try:
         check_locality(model)
         return layers_of(model) * model.cutoff_value
