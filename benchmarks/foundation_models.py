@@ -7,13 +7,14 @@ In an environment that has the package of the model, from the root of the reposi
 
 The first prints mean absolute errors of energies per atom, components of forces and of the stress,
 of the network of the other package and of our own implementation with the same weights. The second
-times energy, forces and stress of a crystal of 8 to 216 atoms through ASE, each in turn, ours also
-compiled, which takes minutes the first time.
+times energy, forces and stress of a crystal of 8 to 216 atoms, or of a box of molecules, through
+ASE, each in turn, ours also compiled, which takes minutes the first time.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -22,14 +23,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.io import read
 from ase.units import GPa
 
 from graph_pes import interfaces
 from graph_pes.atomic_graph import AtomicGraph, to_batch
 from graph_pes.interfaces.mace import from_mace_torch
+from graph_pes.interfaces.mattersim import from_mattersim
 from graph_pes.interfaces.orb import from_orb_models
+from graph_pes.interfaces.upet import from_metatrain
 from graph_pes.models import GraphPESModel
 
 
@@ -39,11 +42,25 @@ def of_sevenn() -> Any:
     return SevenNetCalculator("7net-0", device="cpu")
 
 
+def of_chgnet() -> Any:
+    from chgnet.model import CHGNet
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    return CHGNetCalculator(CHGNet.load(use_device="cpu"), use_device="cpu")
+
+
 def of_matgl() -> Any:
     from matgl.apps._pes_pyg import Potential
     from matgl.ext._ase_pyg import PESCalculator
 
     return PESCalculator(Potential.load(Path(MATGL)), stress_unit="eV/A3", use_voigt=True)
+
+
+def of_ani() -> Any:
+    from torchani import neurochem
+
+    neurochem.neurochem_dir = lambda: Path(ANI).parent.resolve()
+    return neurochem.load_model_from_info_file(Path(ANI), model_index=0).ase()
 
 
 def of_mace() -> Any:
@@ -103,11 +120,56 @@ def of_orb(kind: str) -> Any:
     return ORBCalculator(random_orb(kind), device="cpu")
 
 
+def random_mattersim() -> Any:
+    """The sizes of MatterSim-v1.0.0-1M, as far as we know."""
+    from mattersim.forcefield import Potential
+    from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
+
+    torch.manual_seed(0)
+    return Potential(M3Gnet(num_blocks=3, units=128, device="cpu").eval(), device="cpu")
+
+
+def of_mattersim() -> Any:
+    from mattersim.forcefield.potential import MatterSimCalculator
+
+    return MatterSimCalculator(random_mattersim(), device="cpu")
+
+
+def random_upet(**hypers: Any) -> Any:
+    """What metatrain makes by default, whose weights do not matter for the time."""
+    from metatrain.pet import PET
+    from metatrain.utils.architectures import get_default_hypers
+    from metatrain.utils.data import DatasetInfo
+    from metatrain.utils.data.target_info import get_energy_target_info
+
+    torch.manual_seed(0)
+    target = get_energy_target_info("energy", {"quantity": "energy", "unit": "eV"})
+    numbers = list(range(1, 90))
+    info = DatasetInfo(length_unit="Angstrom", atomic_types=numbers, targets={"energy": target})
+    return PET({**get_default_hypers("pet")["model"], **hypers}, info).eval()
+
+
+def of_upet(**hypers: Any) -> Any:
+    from upet.calculator import UPETCalculator
+
+    model = random_upet(**hypers)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pet-random-s-v1.0.0.ckpt"
+        torch.save({**model.get_checkpoint(), "epoch": 0, "best_epoch": 0}, path)
+        return UPETCalculator(checkpoint_path=path, dtype=torch.float32, device="cpu")
+
+
 MACE = "../shared/data/models/mace_tutorial_xtb/model_swa.model"
+ANI = "../shared/data/models/ani-2x_member0/ani-2x_1x.info"
 MATGL = "../shared/data/models/matgl/TensorNet-MatPES-PBE-v2025.1-PES"
 
 #: How to make our model, natively or not, the calculator of the package, and a crystal.
 MODELS: dict[str, tuple[Callable[..., GraphPESModel], Callable[[], Any], str]] = {
+    "chgnet": (lambda **kw: interfaces.chgnet(**kw), of_chgnet, "NaCl"),
+    **{
+        name: (lambda **kw: interfaces.ani(ANI, **kw), of_ani, elements)
+        for name, elements in (("ani", "CH3CH2OH"), ("ani-crystal", "CO"))
+    },
     "mace": (lambda **kw: interfaces.mace_model(MACE, None, "float32", **kw), of_mace, "CO"),
     "mace-0b3": (
         lambda **kw: from_mace_torch(random_mace(), precision="float32", **kw),
@@ -115,6 +177,11 @@ MODELS: dict[str, tuple[Callable[..., GraphPESModel], Callable[[], Any], str]] =
         "NaCl",
     ),
     "matgl": (lambda **kw: interfaces.matgl_model(MATGL, **kw), of_matgl, "NaCl"),
+    "mattersim": (
+        lambda **kw: from_mattersim(random_mattersim(), **kw),
+        of_mattersim,
+        "NaCl",
+    ),
     "sevennet": (lambda **kw: interfaces.sevennet("7net-0", **kw), of_sevenn, "NaCl"),
     **{
         f"orb-{kind}": (
@@ -124,13 +191,25 @@ MODELS: dict[str, tuple[Callable[..., GraphPESModel], Callable[[], Any], str]] =
         )
         for kind in ("conservative", "direct")
     },
+    **{
+        name: (
+            lambda hypers=hypers, **kw: from_metatrain(random_upet(**hypers), **kw),
+            lambda hypers=hypers: of_upet(**hypers),
+            "NaCl",
+        )
+        for name, hypers in {
+            "upet": {},
+            "upet-adaptive": {"cutoff": 7.5, "num_neighbors_adaptive": 16},
+        }.items()
+    },
 }
 
 #: What is timed beside our implementation.
 OTHERS = ("original", "wrapped")
 
-#: Lattice constants in Å.
+#: Lattice constants in Å, of rocksalt, and of molecules on a cubic lattice.
 CRYSTALS = {"NaCl": 5.6, "CO": 4.2}
+MOLECULES = {"CH3CH2OH": 4.6}
 
 
 def errors(model: GraphPESModel, frames: list[Any]) -> dict[str, float]:
@@ -148,7 +227,10 @@ def errors(model: GraphPESModel, frames: list[Any]) -> dict[str, float]:
 
 
 def crystal(name: str, n: int) -> Any:
-    atoms = bulk(name, "rocksalt", a=CRYSTALS[name], cubic=True) * (n, n, n)
+    if name in MOLECULES:
+        atoms = molecule(name, cell=3 * [MOLECULES[name]], pbc=True) * (n, n, n)
+    else:
+        atoms = bulk(name, "rocksalt", a=CRYSTALS[name], cubic=True) * (n, n, n)
     atoms.rattle(0.05, seed=0)
     return atoms
 

@@ -189,6 +189,15 @@ def index_over_neighbours(x: Tensor, graph: AtomicGraph) -> Tensor:
     return with_ghosts(x, graph).index_select(0, graph.neighbour_list[1])
 
 
+def index_over_central_atoms(x: Tensor, graph: AtomicGraph) -> Tensor:
+    """The value of an atomic property (N, ...) at the central atom of each edge: shape (E, ...)."""
+    if NEIGHBOUR_COUNTS in graph.other:
+        # a neighbour matrix: its derivative is a sum over a dimension
+        D = number_of_edges(graph) // number_of_atoms(graph)
+        return x.unsqueeze(1).expand(-1, D, *x.shape[1:]).flatten(0, 1)
+    return x.index_select(0, graph.neighbour_list[0])
+
+
 def neighbour_Z(graph: AtomicGraph) -> Tensor:
     """Atomic number of the neighbour of each edge: shape (E,)."""
     return Z_with_ghosts(graph).index_select(0, graph.neighbour_list[1])

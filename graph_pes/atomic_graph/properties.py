@@ -51,6 +51,7 @@ PROPERTIES: dict[str, Property] = {
     "dipole": Property("structure", (3,), "e Å"),
     "polarizability": Property("structure", (3, 3), "e Å^2/V"),
     "charges": Property("atom", (), "e"),
+    "magnetic_moments": Property("atom", (), "μ_B"),
     "total_charge": Property("structure", (), "e"),
     "total_spin": Property("structure", (), "2S + 1"),
     # of committees of M members: (N, M) and (S, M), and standard deviations over the members

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graph_pes.tensors import index_sum
+
 from .graph import TRIPLET_CUTOFF, TRIPLET_EDGES, AtomicGraph
 from .neighbours import is_neighbour_matrix
 from .ops import neighbour_distances, number_of_atoms, number_of_edges
@@ -39,6 +41,35 @@ def edge_pairs(central_atoms: Tensor, n_atoms: int) -> Tensor:
     return torch.stack([a, b])[:, a != b]
 
 
+def earlier_edges(central_atoms: Tensor, n_atoms: int) -> Tensor:
+    """Every pair of different edges with the same central atom, once, the earlier one first.
+
+    Parameters
+    ----------
+    central_atoms
+        Shape (E,), sorted.
+
+    Returns
+    -------
+    Tensor
+        Edge indices, shape (2, T).
+
+    Examples
+    --------
+    >>> earlier_edges(torch.tensor([0, 0, 0, 1]), n_atoms=2)
+    tensor([[0, 0, 1],
+            [1, 2, 2]])
+    """
+    # Of operations that can be traced, whatever the number of edges and pairs.
+    counts = index_sum(torch.ones_like(central_atoms), central_atoms, n_atoms)
+    first = (torch.cumsum(counts, 0) - counts).index_select(0, central_atoms)
+    rank = torch.arange(central_atoms.shape[0], device=counts.device) - first  # how many earlier
+    later = torch.repeat_interleave(rank)
+    start = torch.cumsum(rank, 0) - rank  # of the pairs of each edge
+    pair = torch.arange(later.shape[0], device=counts.device)
+    return torch.stack([pair + (first - start).index_select(0, later), later])
+
+
 def triplet_edges(graph: AtomicGraph, cutoff: float) -> Tensor:
     """Every ordered pair of different edges, both within a cutoff, around the same atom.
 
@@ -63,23 +94,29 @@ def triplet_edges(graph: AtomicGraph, cutoff: float) -> Tensor:
 def neighbour_pairs(graph: AtomicGraph, cutoff: float) -> tuple[Tensor, Tensor]:
     """Every pair of different edges around the same atom, once, both within a cutoff.
 
-    Of a neighbour matrix all pairs are returned, also those of edges that are too long: a model
-    has to give nothing to these.
+    Of a neighbour matrix up to the same cutoff all pairs are returned, also those of edges that are
+    too long: a model has to give nothing to these. If its cutoff is larger, only those within are,
+    in programs that are traced, too.
 
     Returns
     -------
     tuple[Tensor, Tensor]
         Indices ij < ik into the edges of the graph, each of shape (T,).
     """
-    if not is_neighbour_matrix(graph):
+    if TRIPLET_EDGES in graph.other:
         ij, ik = triplet_edges(graph, cutoff)
         once = (ij < ik).nonzero()[:, 0]
         return ij.index_select(0, once), ik.index_select(0, once)
+    if not is_neighbour_matrix(graph) or cutoff < graph.cutoff:
+        edges = (neighbour_distances(graph).detach() <= cutoff).nonzero()[:, 0]
+        i = graph.neighbour_list[0].index_select(0, edges)
+        earlier, later = earlier_edges(i, number_of_atoms(graph)).unbind()
+        return edges.index_select(0, earlier), edges.index_select(0, later)
     N, device = number_of_atoms(graph), graph.Z.device
     D = number_of_edges(graph) // N
-    # The pair number t of columns a < b is t = b (b - 1) / 2 + a.
-    t = torch.arange(D * (D - 1) // 2, device=device)
-    b = ((1 + (8 * t + 1).double().sqrt()) / 2).floor().long()
+    # Pairs of columns a < b come by b, which rises at t = b (b - 1) / 2.
+    t, later = (torch.arange(*ends, device=device) for ends in ((D * (D - 1) // 2,), (1, D)))
+    b = torch.cumsum(torch.zeros_like(t).index_fill(0, later * (later - 1) // 2, 1), dim=0)
     a = t - b * (b - 1) // 2
     row = torch.arange(N, device=device).unsqueeze(1) * D
     return (row + a).reshape(-1), (row + b).reshape(-1)

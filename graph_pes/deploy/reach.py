@@ -1,6 +1,6 @@
 """How far what is predicted for an atom reaches, and whether a model runs on parts of structures.
 
-Both are found out by trying, since models say nothing of it.
+Both are found out by trying; models may say that they reach further.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def layers_of(model: GraphPropertyModel) -> int:
 
     A model with *n* layers of messages, whose energies depend on the neighbours of neighbours and
     so on, *n* times. It is the furthest atom in a chain whose distances to its neighbours the
-    predictions for the first one depend on. Where the whole structure is known, no more than its
+    predictions for the first one depend on, or what the model, or a part of it, says by its
+    attribute ``steps``, if that is more. Where the whole structure is known, no more than its
     atoms and their neighbours are needed: 1.
 
     Raises
@@ -50,7 +51,8 @@ def layers_of(model: GraphPropertyModel) -> int:
             f"what {type(model).__name__} predicts for an atom depends on atoms "
             f"{GROUPS} cutoffs away, and may depend on the whole structure"
         )
-    return max(reached, 1)
+    said = [m.steps for m in model.modules() if isinstance(m, GraphPropertyModel)]
+    return max(reached, *said)
 
 
 def exchanges_ghosts(model: GraphPropertyModel) -> bool:

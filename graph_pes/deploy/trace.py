@@ -95,6 +95,12 @@ class _Program(nn.Module):
             self.register_buffer(f"tensor_{n}", tensor.detach().clone())
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        # What is known of sizes: tracing would find it out too late to make use of it.
+        vectors, neighbours, _, mask = inputs[:4]
+        N, D = neighbours.shape
+        torch._check(vectors.shape[0] == N)
+        torch._check(vectors.shape[1] == D)
+        torch._check(mask.shape[0] == N)
         tensors = [getattr(self, f"tensor_{n}") for n in range(self.n_tensors)]
         return self.traced(*tensors, *inputs)
 

@@ -17,6 +17,7 @@ from graph_pes.periodic_table import SYMBOLS
 from graph_pes.tensors import safe_norm
 
 from . import foreign
+from .chgnet_weights import native_chgnet
 from .foreign import Package, Precision, UnsupportedModelError
 from .plain import plain
 
@@ -134,7 +135,9 @@ def pairs_of_edges(i: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return edges[first[different]], edges[second[different]]
 
 
-def chgnet(model: str = "0.3.0", precision: Precision | None = None) -> AdditionModel:
+def chgnet(
+    model: str = "0.3.0", precision: Precision | None = None, native: bool = False
+) -> AdditionModel:
     """A CHGNet of the Materials Project, for 94 elements; doi:10.1038/s42256-023-00716-3.
 
     Its energies are those of the Materials Project with the corrections MP2020.
@@ -145,31 +148,38 @@ def chgnet(model: str = "0.3.0", precision: Precision | None = None) -> Addition
         ``"0.3.0"``, ``"0.2.0"`` or ``"r2scan"``, whose weights come with the package.
     precision
         ``"float32"``, that of the files, or ``"float64"``.
+    native
+        Whether to convert the weights to our own `CHGNet`, which predicts ``magnetic_moments``
+        too; not those of 0.2.0.
 
     Returns
     -------
     AdditionModel
-        The sum of ``network``, a `CHGNetModel`, and ``offset``, the energies of the atoms, in
-        evaluation mode.
+        The sum of ``network``, a `CHGNetModel` or `CHGNet`, and ``offset``, the energies of the
+        atoms, in evaluation mode.
 
     Raises
     ------
     ImportError
         If chgnet is not installed.
+    UnsupportedModelError
+        If, with ``native``, the network has parts that `CHGNet` has not.
     """
     foreign.one_of(model, VERSIONS)
     loaded = CHGNET.load("model").CHGNet.load(model_name=model, use_device="cpu", verbose=False)
-    return from_chgnet(loaded, precision)
+    return from_chgnet(loaded, precision, native)
 
 
-def from_chgnet(network: Any, precision: Precision | None = None) -> AdditionModel:
+def from_chgnet(
+    network: Any, precision: Precision | None = None, native: bool = False
+) -> AdditionModel:
     """A CHGNet that is in memory.
 
     Parameters
     ----------
     network
         A ``chgnet.model.CHGNet``.
-    precision
+    precision, native
         See `chgnet`.
     """
     settings = plain(network.model_args)
@@ -177,10 +187,14 @@ def from_chgnet(network: Any, precision: Precision | None = None) -> AdditionMod
         raise UnsupportedModelError("expected a CHGNet with mlp_first and is_intensive")
     reference = network.composition_model
     energies = reference.fc.weight[0].detach().double().tolist()
-    wrapped = CHGNetModel(settings, len(energies))
     state = {key: x.detach().cpu() for key, x in network.state_dict().items()}
     own = {key: x for key, x in state.items() if not key.startswith("composition_model.")}
-    foreign.load_weights(wrapped.network, own, "chgnet")
+    model: GraphPESModel
+    if native:
+        model = native_chgnet(settings, own)
+    else:
+        model = CHGNetModel(settings, len(energies))
+        foreign.load_weights(model.network, own, "chgnet")
     of_atoms = dict(zip(SYMBOLS[1:], energies, strict=False))
     dtype = next(network.parameters()).dtype
-    return foreign.with_energies_of_atoms(wrapped, of_atoms, precision, dtype)
+    return foreign.with_energies_of_atoms(model, of_atoms, precision, dtype)

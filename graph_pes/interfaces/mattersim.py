@@ -19,7 +19,8 @@ from graph_pes.tensors import safe_norm
 
 from . import foreign
 from .downloads import downloaded
-from .foreign import Package, Precision
+from .foreign import Package, Precision, UnsupportedModelError
+from .mattersim_weights import native_m3gnet
 from .plain import plain
 
 MATTERSIM = Package(
@@ -96,7 +97,9 @@ def _network(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def mattersim(
-    model: str | os.PathLike[str] = "mattersim-v1.0.0-1m", precision: Precision | None = None
+    model: str | os.PathLike[str] = "mattersim-v1.0.0-1m",
+    precision: Precision | None = None,
+    native: bool = False,
 ) -> AdditionModel:
     """A model of MatterSim, for 94 elements; Yang et al., doi:10.48550/arXiv.2405.04967.
 
@@ -107,46 +110,86 @@ def mattersim(
         such as fine-tuning with mattersim writes.
     precision
         ``"float32"``, that of the files, or ``"float64"``.
+    native
+        Whether to convert the weights to our own `M3GNet`, for which mattersim is not needed at
+        all.
 
     Returns
     -------
     AdditionModel
-        The sum of ``network``, a `MatterSimModel`, and ``offset``, the energies of the atoms, in
-        evaluation mode.
+        The sum of ``network``, a `MatterSimModel` or `M3GNet`, and ``offset``, the energies of
+        the atoms, in evaluation mode.
 
     Raises
     ------
     ImportError
-        If mattersim is not installed.
+        If, without ``native``, mattersim is not installed.
     DownloadError
         If the weights are not there and can't be downloaded.
+    UnsupportedModelError
+        If, with ``native``, the file holds something else than a network that `M3GNet` has.
     """
     path = Path(model)
     if not path.exists():
         name = foreign.one_of(os.fspath(model), MODELS)
-        MATTERSIM.load("forcefield")
+        if not native:
+            MATTERSIM.load("forcefield")
         path = downloaded(MODELS[name])
+    if native:
+        return _native(*contents_of(path), precision)
     Potential = MATTERSIM.load("forcefield").Potential
     potential = Potential.from_checkpoint(str(path), device="cpu", load_training_state=False)
     return from_mattersim(potential, precision)
 
 
-def from_mattersim(potential: Any, precision: Precision | None = None) -> AdditionModel:
+def contents_of(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and state of the network in a file of MatterSim.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If there is none in it.
+    """
+    contents = torch.load(path, map_location="cpu", weights_only=True)
+    keys = ("model_name", "model_args", "model")
+    if not isinstance(contents, Mapping) or not contents.keys() >= set(keys):
+        raise UnsupportedModelError(f"{path}: expected a file of MatterSim, with {', '.join(keys)}")
+    kind, settings, state = (contents[key] for key in keys)
+    if kind != "m3gnet":
+        raise UnsupportedModelError(f"{path}: expected an m3gnet of MatterSim, got {kind!r}")
+    return settings, state
+
+
+def from_mattersim(
+    potential: Any, precision: Precision | None = None, native: bool = False
+) -> AdditionModel:
     """A model of MatterSim that is in memory.
 
     Parameters
     ----------
     potential
         A ``mattersim.forcefield.Potential``.
-    precision
+    precision, native
         See `mattersim`.
     """
     network = potential.model
-    wrapped = MatterSimModel(plain(network.get_model_args()))
+    settings = plain(network.get_model_args())
     state = {key: x.detach().cpu().clone() for key, x in network.state_dict().items()}
+    if native:
+        return _native(settings, state, precision)
+    wrapped = MatterSimModel(settings)
     shift = state["normalizer.shift"]
     state["normalizer.shift"] = torch.zeros_like(shift)
     foreign.load_weights(wrapped.network, state, "mattersim")
     energies = dict(zip(SYMBOLS[1:], shift[1:].double().tolist(), strict=False))
     dtype = next(network.parameters()).dtype
     return foreign.with_energies_of_atoms(wrapped, energies, precision, dtype)
+
+
+def _native(
+    settings: Mapping[str, Any], state: Mapping[str, Tensor], precision: Precision | None
+) -> AdditionModel:
+    """Our own implementation."""
+    network, of_atoms = native_m3gnet(settings, state)
+    dtype = state["normalizer.shift"].dtype
+    return foreign.with_energies_of_atoms(network, of_atoms, precision, dtype)

@@ -23,6 +23,7 @@ from . import foreign
 from .downloads import downloaded
 from .foreign import Package, Precision, UnsupportedModelError
 from .plain import plain
+from .upet_weights import native_pet
 
 METATRAIN = Package("metatrain", "upet", "it needs versions of vesin and metatomic of its own")
 URL = "https://huggingface.co/lab-cosmo/upet/resolve/main/models/{}.ckpt"
@@ -174,6 +175,7 @@ def upet(
     model: str | os.PathLike[str] = "pet-mad-s-v1.6.0",
     target: str = "energy",
     precision: Precision | None = None,
+    native: bool = False,
 ) -> AdditionModel:
     """A UPET; Mazitov et al., doi:10.1038/s41467-025-65662-7.
 
@@ -189,12 +191,15 @@ def upet(
         Which of its energies, for models of several: ``"energy/pbe"`` for instance.
     precision
         ``"float32"``, that of the files, or ``"float64"``.
+    native
+        Whether to convert the weights to our own `PET`, which needs metatrain no more once it is
+        made, and can be compiled, exported and run in LAMMPS.
 
     Returns
     -------
     AdditionModel
-        The sum of ``network``, a `UPETModel`, and ``offset``, the energies of the atoms, in
-        evaluation mode.
+        The sum of ``network``, a `UPETModel` or `PET`, and ``offset``, the energies of the atoms,
+        in evaluation mode.
 
     Raises
     ------
@@ -203,7 +208,8 @@ def upet(
     DownloadError
         If the weights are not there and can't be downloaded.
     UnsupportedModelError
-        If there is more to the energy than the network and the energies of the atoms.
+        If there is more to the energy than the network and the energies of the atoms, or, with
+        ``native``, the network has parts that `PET` has not.
     """
     path = Path(model)
     if not path.exists():
@@ -216,11 +222,14 @@ def upet(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = METATRAIN.load("utils.io").load_model(path)
-    return from_metatrain(loaded, target, precision)
+    return from_metatrain(loaded, target, precision, native)
 
 
 def from_metatrain(
-    model: Any, target: str = "energy", precision: Precision | None = None
+    model: Any,
+    target: str = "energy",
+    precision: Precision | None = None,
+    native: bool = False,
 ) -> AdditionModel:
     """A PET of metatrain that is in memory.
 
@@ -228,14 +237,13 @@ def from_metatrain(
     ----------
     model
         A ``metatrain.pet.PET``, or what adds uncertainties to one, which are left out.
-    target, precision
+    target, precision, native
         See `upet`.
     """
     model = getattr(model, "model", model)
     if type(model).__name__ != "PET":
         raise UnsupportedModelError(f"expected a PET of metatrain, got a {type(model).__name__}")
     settings = settings_of(model, target)
-    wrapped = UPETModel(settings)
     heads = ("node_heads.", "edge_heads.", "node_last_layers.", "edge_last_layers.")
     own = tuple(f"{head}{target}." for head in heads)
     state = {
@@ -243,11 +251,16 @@ def from_metatrain(
         for key, x in model.backend.state_dict().items()
         if key.startswith(own) or not key.startswith(heads)
     }
-    foreign.load_weights(wrapped.network, state, "metatrain")
-    scales = model.scaler.model.scales[target].block().values.detach().cpu().flatten()
-    wrapped.scales.copy_(scales.expand(len(wrapped.scales)))
+    scales = model.scaler.model.scales[target].block().values.detach().cpu().flatten().double()
+    network: GraphPESModel
+    if native:
+        network = native_pet(settings, state, scales)
+    else:
+        network = UPETModel(settings)
+        foreign.load_weights(network.network, state, "metatrain")
+        network.scales.copy_(scales.expand(len(network.scales)))
     energies = model.additive_models[0].model.weights[target].block().values.detach().cpu()
     symbols = [SYMBOLS[Z] for Z in settings["atomic_types"]]
     of_atoms = dict(zip(symbols, energies.double().flatten().tolist(), strict=True))
     dtype = next(model.backend.parameters()).dtype
-    return foreign.with_energies_of_atoms(wrapped, of_atoms, precision, dtype)
+    return foreign.with_energies_of_atoms(network, of_atoms, precision, dtype)

@@ -1,8 +1,10 @@
 """Models; the names in ``__all__`` are those that configuration files may use."""
 
 from .addition import AdditionModel, TensorAdditionModel
+from .ani import ANI
 from .base import GraphPESModel, GraphPropertyModel, GraphTensorModel
 from .charges import FixedCharges, LearnedCharges
+from .chgnet import CHGNet
 from .committee import Committee
 from .coulomb import Coulomb, Ewald
 from .dispersion import D3Dispersion
@@ -12,6 +14,7 @@ from .io import load_model, load_model_component, save_model
 from .last_layers import LastLayerCommittee
 from .lennard_jones import LennardJones, LennardJonesMixture
 from .lora import lora, merged
+from .m3gnet import M3GNet
 from .mace import MACE, ZEmbeddingMACE
 from .morse import Morse
 from .multi_head import MultiHead, select_head
@@ -27,6 +30,7 @@ from .offsets import (
 from .orb import Orb
 from .painn import PaiNN
 from .pair_potential import PairPotential, SmoothedPairPotential
+from .pet import PET
 from .schnet import SchNet
 from .stillinger_weber import StillingerWeber
 from .tensor_mace import TensorMACE, ZEmbeddingTensorMACE
@@ -35,6 +39,8 @@ from .unit_converter import UnitConverter
 from .zbl import ZBLCoreRepulsion
 
 ALL_PES_MODELS: list[type[GraphPESModel]] = [
+    CHGNet,
+    ANI,
     Coulomb,
     D3Dispersion,
     EDDP,
@@ -43,10 +49,12 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
     LearnableOffset,
     LennardJones,
     LennardJonesMixture,
+    M3GNet,
     MACE,
     Morse,
     NequIP,
     NonLinearMACE,
+    PET,
     Orb,
     PaiNN,
     SchNet,
@@ -60,7 +68,9 @@ ALL_PES_MODELS: list[type[GraphPESModel]] = [
 
 __all__ = [
     "ALL_PES_MODELS",
+    "ANI",
     "AdditionModel",
+    "CHGNet",
     "Coulomb",
     "D3Dispersion",
     "Committee",
@@ -79,11 +89,13 @@ __all__ = [
     "LearnedCharges",
     "LennardJones",
     "LennardJonesMixture",
+    "M3GNet",
     "MACE",
     "Morse",
     "MultiHead",
     "NequIP",
     "NonLinearMACE",
+    "PET",
     "Orb",
     "PaiNN",
     "PairPotential",

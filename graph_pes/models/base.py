@@ -68,6 +68,8 @@ class GraphPropertyModel(Trainable, ABC, metaclass=RecordsArguments):
     three_body_cutoff: Tensor
     #: Why a part of a structure is not enough to predict any of it, where it is not.
     needs_whole_structure: str | None = None
+    #: Steps from neighbour to neighbour that predictions for an atom depend on, as far as known.
+    steps: int = 1
     #: Another package that the model calls, if any, so that it can't leave Python.
     calls_package: ClassVar[str | None] = None
 

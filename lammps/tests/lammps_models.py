@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from graph_pes.atomic_graph import AtomicGraph, neighbour_distances
 from graph_pes.deploy.cache import compiled_file
 from graph_pes.models import (
+    ANI,
     EDDP,
     MACE,
+    PET,
     AdditionModel,
+    CHGNet,
     FixedOffset,
     GraphPESModel,
     LennardJones,
+    M3GNet,
     NequIP,
     Orb,
     PaiNN,
@@ -81,6 +85,7 @@ FACTORIES: dict[str, Callable[[], GraphPESModel]] = {
         correlation=2,
         weights_mlp={"hidden_depth": 1},
     ),
+    "M3GNet": lambda: M3GNet(CUTOFF, three_body_cutoff=3.0, channels=4, layers=2),
     "sum": sum_of_models,
     "TensorNet": lambda: TensorNet(CUTOFF, radial_features=4, channels=4, layers=1),
     "Orb": lambda: Orb(CUTOFF, conservative=True, channels=6, layers=2, mlp_hidden_dim=8),
@@ -93,6 +98,31 @@ FACTORIES: dict[str, Callable[[], GraphPESModel]] = {
         direct_stress=True,
         core_repulsion="sum",
         max_neighbours=9,
+    ),
+    "CHGNet": lambda: CHGNet(
+        CUTOFF,
+        bond_cutoff=2.8,
+        channels=4,
+        layers=3,
+        radial_features=4,
+        angular_features=3,
+        hidden_channels=4,
+        read_out_layers=[4],
+    ),
+    "ANI": lambda: ANI(
+        ELEMENTS, CUTOFF, 3.0, radial_shifts=4, angular_shifts=3, sections=2, hidden=[6, 4]
+    ),
+    "PET": lambda: PET(
+        ELEMENTS,
+        CUTOFF,
+        channels=4,
+        node_channels=6,
+        transformers=1,
+        layers=1,
+        heads=2,
+        hidden_channels=4,
+        head_channels=4,
+        adaptive_cutoff={"neighbours": 6, "method": "grid"},
     ),
     "SchNet": lambda: SchNet(channels=6, expansion_features=8, layers=3, cutoff=CUTOFF),
     "pair": pair,
@@ -110,8 +140,8 @@ def make_model(name: str) -> GraphPESModel:
         model = FACTORIES[name]()
     finally:
         torch.set_default_dtype(default)
-    if name in ("MACE", "NequIP", "TensorNet", "Orb", "Orb-direct", "SchNet"):
-        randomised(model, factor=1.0 if name == "MACE" else 1.3)
+    if name not in ("sum", "pair", "without-hook", "direct-forces"):
+        randomised(model, factor={"M3GNet": 2.0, "MACE": 1.0}.get(name, 1.3))
     return model.eval()
 
 

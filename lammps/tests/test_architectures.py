@@ -27,6 +27,8 @@ TOLERANCE = 1e-8  # eV and Å
 GHOSTS = {
     "pair": "ghosts exchange 0 numbers in 0 messages",
     "without-hook": "ghosts are computed, up to 9.5 away",
+    "CHGNet": "ghosts are computed, up to 11 away",
+    "PET": "ghosts are computed, up to 11 away",
 }
 
 

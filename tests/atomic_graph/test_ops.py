@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graph_pes.atomic_graph import (
     AtomicGraph,
+    as_neighbour_matrix,
     available_properties,
     divide_per_atom,
     edge_wise_softmax,
@@ -20,6 +21,7 @@ from graph_pes.atomic_graph import (
     get_cell_volume,
     get_vectors,
     has_cell,
+    index_over_central_atoms,
     index_over_neighbours,
     is_batch,
     is_local_property,
@@ -72,6 +74,7 @@ PER_ATOM: dict[str, Callable[[AtomicGraph], Tensor]] = {
 PER_EDGE: dict[str, Callable[[AtomicGraph], Tensor]] = {
     "neighbour_vectors": neighbour_vectors,
     "neighbour_distances": neighbour_distances,
+    "index_over_central_atoms": lambda g: index_over_central_atoms(atoms_of(g), g),
     "index_over_neighbours": lambda g: index_over_neighbours(atoms_of(g), g),
     "trim_edges": lambda g: number_of_neighbours(trim_edges(g, 2.0))[g.neighbour_list[0]],
     "softmax_senders": lambda g: edge_wise_softmax(neighbour_vectors(g), g, "senders"),
@@ -178,6 +181,10 @@ def test_sums_and_gathers(atoms: ase.Atoms, shape: tuple[int, ...]) -> None:
         expected[atom] += per_edge[edge]
     torch.testing.assert_close(sum_over_neighbours(per_edge, graph), expected)
     assert torch.equal(index_over_neighbours(per_atom, graph), per_atom[j])
+    assert torch.equal(index_over_central_atoms(per_atom, graph), per_atom[i])
+    matrix = as_neighbour_matrix(graph)
+    i_of_matrix = matrix.neighbour_list[0]
+    assert torch.equal(index_over_central_atoms(per_atom, matrix), per_atom[i_of_matrix])
     counts = [i.count(n) for n in range(len(atoms))]
     assert number_of_neighbours(graph, include_central_atom=False).tolist() == counts
     assert number_of_neighbours(graph).tolist() == [n + 1 for n in counts]

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from graph_pes.models.addition import AdditionModel
+from graph_pes.models.ani import ANI
 from graph_pes.models.base import GraphPESModel
 from graph_pes.models.charges import LearnedCharges
+from graph_pes.models.chgnet import CHGNet
 from graph_pes.models.committee import Committee
 from graph_pes.models.coulomb import Coulomb, Ewald
 from graph_pes.models.dispersion import D3Dispersion
 from graph_pes.models.eddp import EDDP
 from graph_pes.models.last_layers import LastLayerCommittee
 from graph_pes.models.lennard_jones import LennardJones, LennardJonesMixture
+from graph_pes.models.m3gnet import M3GNet
 from graph_pes.models.mace import MACE, ZEmbeddingMACE
 from graph_pes.models.morse import Morse
 from graph_pes.models.nequip import NequIP, ZEmbeddingNequIP
@@ -25,6 +28,7 @@ from graph_pes.models.offsets import FixedOffset, LearnableOffset
 from graph_pes.models.orb import Orb
 from graph_pes.models.painn import PaiNN
 from graph_pes.models.pair_potential import SmoothedPairPotential
+from graph_pes.models.pet import PET
 from graph_pes.models.schnet import SchNet
 from graph_pes.models.stillinger_weber import StillingerWeber
 from graph_pes.models.tensornet import TensorNet
@@ -76,6 +80,13 @@ def eddp() -> GraphPESModel:
     return randomised(model)
 
 
+def ani() -> GraphPESModel:
+    functions = {"radial_shifts": 5, "angular_shifts": 3, "sections": 2}
+    broad = {"radial_eta": 4.0, "angular_eta": 3.0, "zeta": 3.5}
+    model = ANI(["O", "H", "C"], 4.0, angular_cutoff=3.0, hidden=[8, 6], **functions, **broad)
+    return randomised(model, factor=2.0)
+
+
 def tensornet(**options: Any) -> GraphPESModel:
     settings = {"cutoff": 4.0, "radial_features": 6, "channels": 6, "layers": 2}
     return randomised(TensorNet(**{**settings, **options}))
@@ -85,6 +96,23 @@ def orb(**options: Any) -> GraphPESModel:
     # Few hidden layers and large weights: the energy depends on the neighbours.
     settings = {"channels": 8, "layers": 2, "mlp_layers": 1, "mlp_hidden_dim": 12, "l_max": 2}
     return randomised(Orb(4.0, **{**settings, **options}))
+
+
+def chgnet(**options: Any) -> GraphPESModel:
+    settings = {"cutoff": 4.0, "bond_cutoff": 3.0, "channels": 6, "layers": 3}
+    settings |= {"radial_features": 5, "angular_features": 5, "hidden_channels": 6}
+    settings |= {"read_out_layers": [6], "magnetic_moments": True}
+    return randomised(CHGNet(**{**settings, **options}))
+
+
+def m3gnet() -> GraphPESModel:
+    return randomised(M3GNet(4.0, three_body_cutoff=3.0, channels=8, layers=2))
+
+
+def pet(factor: float = 1.5, **options: Any) -> GraphPESModel:
+    settings = {"cutoff": 4.0, "channels": 8, "node_channels": 12, "heads": 2, "layers": 1}
+    settings |= {"hidden_channels": 8, "head_channels": 6, "envelope_width": 1.0}
+    return randomised(PET(["O", "H", "C"], **{**settings, **options}), factor)
 
 
 def small_mace(cls: type[MACE] | type[ZEmbeddingMACE], **arguments: Any) -> GraphPESModel:
@@ -188,6 +216,7 @@ MODELS = [
         lambda: tensornet(variant="torchmd-net", radial_expansion="ExpNormal"),
     ),
     Row("TensorNet-matgl", lambda: tensornet(variant="matgl", radial_expansion="SmoothBessel")),
+    Row("M3GNet", m3gnet),
     Row("MACE", lambda: small_mace(MACE, elements=["O", "H", "C"])),
     Row(
         "MACE-residual",
@@ -248,6 +277,9 @@ MODELS = [
     ),
     Row("ZEmbeddingNequIP", lambda: small_nequip(ZEmbeddingNequIP, Z_embed_dim=3)),
     Row("EDDP", eddp),
+    Row("CHGNet", chgnet, options={"unused_parameters": ["moments.weight", "moments.bias"]}),
+    Row("ANI", ani),
+    Row("CHGNet", chgnet, options={"unused_parameters": ["moments.weight", "moments.bias"]}),
     Row("Orb", orb, options=LEARNS_ROTATION, one_way=False),
     Row(
         "Orb-conservative",
@@ -278,6 +310,31 @@ MODELS = [
         ),
         options={**LEARNS_ROTATION, **TRUNCATED},
         one_way=False,
+    ),
+    Row("PET", pet, options=LEARNS_ROTATION),
+    Row(
+        "PET-residual",
+        lambda: pet(
+            factor=1.0,  # attention to weights of 1e-9 would look like a jump
+            featurizer="residual",
+            node_channels=8,
+            norm_type="layer",
+            order="post",
+            activation="SiLU",
+            envelope="cosine",
+            charge_and_spin=(2, 3),
+        ),
+        options=LEARNS_ROTATION,
+    ),
+    Row(
+        "PET-adaptive",
+        lambda: pet(adaptive_cutoff={"neighbours": 4.0}, featurizer="residual", node_channels=8),
+        options=LEARNS_ROTATION,
+    ),
+    Row(
+        "PET-grid",
+        lambda: pet(adaptive_cutoff={"neighbours": 4.0, "method": "grid"}, transformers=1),
+        options=LEARNS_ROTATION,
     ),
     Row(
         "D3Dispersion",

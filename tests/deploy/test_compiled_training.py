@@ -41,7 +41,7 @@ from graph_pes.models import (
     lora,
 )
 from graph_pes.models.base import GraphPropertyModel
-from tests.conformance.models import small_nequip
+from tests.conformance.models import pet, small_nequip
 from tests.recorded import without_machine_code as without_machine_code
 
 KEYS = ["energy", "forces", "virial"]
@@ -54,6 +54,7 @@ NETWORKS: dict[str, Callable[[], GraphPESModel]] = {
         elements=["O", "H", "C"],
         features={"channels": 2, "l_max": 1, "use_odd_parity": False},
     ),
+    "PET": lambda: pet(channels=4, node_channels=6, transformers=1),
 }
 
 

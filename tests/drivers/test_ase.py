@@ -358,10 +358,11 @@ def test_reuse_with_triplets(cache_threebody, monkeypatch):
     from graph_pes.atomic_graph import triplets
 
     searches = []
-    edge_pairs = triplets.edge_pairs
-    monkeypatch.setattr(
-        triplets, "edge_pairs", lambda *args: searches.append(1) or edge_pairs(*args)
-    )
+    for name in ("edge_pairs", "earlier_edges"):
+        search = getattr(triplets, name)
+        monkeypatch.setattr(
+            triplets, name, lambda *args, search=search: searches.append(1) or search(*args)
+        )
     model = StillingerWeber().double()
     reusing = GraphPESCalculator(model, cache_threebody=cache_threebody)
     atoms = bulk("Si") * 2

@@ -16,6 +16,7 @@ import torch
 from benchmarks.drivers import DRIVERS, TOLERANCES, Case, by_ase, errors_of
 from graph_pes.interfaces import matgl_model
 from graph_pes.models import GraphPESModel
+from tests.models.test_chgnet import from_frozen as from_chgnet
 from tests.models.test_mace import from_mace_torch, with_later_parts
 from tests.models.test_tensornet import from_matgl
 from tests.models.transplant import REFERENCES
@@ -30,6 +31,7 @@ def frozen(name: str) -> dict[str, np.ndarray]:
 
 
 MODELS: dict[str, Callable[[], GraphPESModel]] = {
+    "chgnet": lambda: from_chgnet(frozen("chgnet")),
     "mace": lambda: from_mace_torch(frozen("mace"), "L1_mixed"),
     "mace-0b3": lambda: with_later_parts(frozen("mace_later"), "0b3"),
     "sevennet": lambda: frozen_model(frozen("sevennet"), "xplor")[0],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from graph_pes.atomic_graph import AtomicGraph
 from graph_pes.interfaces import upet
 from graph_pes.interfaces.downloads import DownloadError
 from graph_pes.interfaces.foreign import UnsupportedModelError
-from graph_pes.interfaces.upet import from_metatrain
+from graph_pes.interfaces.upet import from_metatrain, settings_of
+from graph_pes.interfaces.upet_weights import native_pet
+from graph_pes.models import PET, load_model, save_model
 
 from .original import assert_equal_to_original, assert_usable, structures
 
@@ -74,27 +78,68 @@ def calculator(path: Path, dtype: torch.dtype) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "hypers",
     [
         {},
         {"num_neighbors_adaptive": 4, "featurizer_type": "residual"},
+        {"num_neighbors_adaptive": 5, "adaptive_cutoff_method": "grid", "cutoff": 6.0},
         {"cutoff_function": "Cosine", "transformer_type": "PostLN", "normalization": "LayerNorm"},
+        {
+            "d_node": SIZES["d_pet"],
+            "activation": "SiLU",
+            "featurizer_type": "residual",
+            "num_attention_layers": 2,
+            "num_gnn_layers": 3,
+            "attention_temperature": 0.7,
+        },
+        {"d_node": SIZES["d_pet"], "transformer_type": "PostLN", "num_gnn_layers": 1},
     ],
-    ids=["default", "adaptive", "older"],
+    ids=["default", "adaptive", "grid", "older", "atoms-replaced", "one-transformer"],
 )
-def test_equal(hypers: dict, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_equal(hypers: dict, dtype: torch.dtype, native: bool, tmp_path: Path) -> None:
     path = saved(random_pet(dtype, **hypers), tmp_path)
-    model = upet(path)
+    model = upet(path, native=native)
     assert model.dtype == dtype
+    assert isinstance(model["network"], PET) == native
     assert_equal_to_original(model, calculator(path, dtype), structures())
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_charge_and_spin(tmp_path: Path) -> None:
+def test_checkpoints_of_all_versions(tmp_path: Path) -> None:
+    """Those that metatrain tests itself with, of structures that are not near its training."""
+    metatrain = pytest.importorskip("metatrain", reason="upet is not installed")
+    from metatrain.utils.io import load_model as load_original
+
+    folder = Path(metatrain.__file__).parent / "pet" / "tests" / "checkpoints"
+    files = {file.name.split("_")[0]: file for file in sorted(folder.glob("*.ckpt.gz"))}
+    if not files:
+        pytest.skip("metatrain is installed without its tests")
+    orders = set()
+    for file in files.values():
+        path = tmp_path / file.stem
+        path.write_bytes(gzip.decompress(file.read_bytes()))
+        original = load_original(path)
+        original.dataset_info.length_unit = "angstrom"  # which they do not say
+        wrapped, native = (
+            from_metatrain(original, precision="float64", native=native) for native in (False, True)
+        )
+        orders.add(original.hypers["transformer_type"])
+        for atoms in structures().values():
+            graph = AtomicGraph.from_ase(atoms, native.cutoff_value, dtype=torch.float64)
+            expected = wrapped.predict(graph, ["energy", "forces"])
+            for key, found in native.predict(graph, ["energy", "forces"]).items():
+                torch.testing.assert_close(found, expected[key], rtol=1e-10, atol=1e-10)
+    assert len(files) < 16 or orders == {"PreLN", "PostLN"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("native", [False, True])
+def test_charge_and_spin(native: bool, tmp_path: Path) -> None:
     path = saved(random_pet(torch.float64, system_conditioning=True), tmp_path)
-    model, calc = upet(path), calculator(path, torch.float64)
+    model, calc = upet(path, native=native), calculator(path, torch.float64)
     atoms, energies = structures()["methanol"], set()
     for charge, spin in ((0, 1), (1, 2), (-2, 3)):
         atoms.info.update(total_charge=charge, total_spin=spin)
@@ -102,11 +147,16 @@ def test_charge_and_spin(tmp_path: Path) -> None:
         assert_equal_to_original(model, calc, {"methanol": atoms})
         energies.add(round(float(calc.results["energy"]), 6))
     assert len(energies) == 3
+    if native:
+        atoms.info.update(total_charge=11)
+        with pytest.raises(ValueError, match=r"total_charge: expected -10 to 10, got \[11\]"):
+            model.predict_energy(AtomicGraph.from_ase(atoms, 4.5, dtype=torch.float64))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_without_neighbours() -> None:
-    model = from_metatrain(random_pet(torch.float64))
+@pytest.mark.parametrize("native", [False, True])
+def test_without_neighbours(native: bool) -> None:
+    model = from_metatrain(random_pet(torch.float64), native=native)
     apart = structures()["methanol"]
     apart.positions *= 20
     graph = AtomicGraph.from_ase(apart, 4.5, dtype=torch.float64)
@@ -120,9 +170,58 @@ def test_without_neighbours() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_trains_and_saves(tmp_path: Path) -> None:
-    model = from_metatrain(random_pet(torch.float32, num_neighbors_adaptive=4))
+@pytest.mark.parametrize("native", [False, True])
+def test_trains_and_saves(native: bool, tmp_path: Path) -> None:
+    model = from_metatrain(random_pet(torch.float32, num_neighbors_adaptive=4), native=native)
     assert_usable(model, structures()["methanol"], tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_native_needs_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = from_metatrain(random_pet(torch.float64, system_conditioning=True), native=True)
+    save_model(model, tmp_path / "model.pt")
+    for package in ("metatrain", "metatomic", "metatensor", "upet"):
+        monkeypatch.setitem(sys.modules, package, None)
+    again = load_model(tmp_path / "model.pt").eval()
+    graph = AtomicGraph.from_ase(structures()["bulk"], 4.5, dtype=torch.float64)
+    assert torch.equal(again.predict_forces(graph), model.predict_forces(graph))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("normalization", "BatchNorm"),
+        ("activation", "GELU"),
+        ("transformer_type", "MidLN"),
+        ("featurizer_type", "recurrent"),
+        ("cutoff_function", "Polynomial"),
+        ("adaptive_cutoff_method", "sorted"),
+    ],
+)
+def test_settings_that_ours_has_not(setting: str, value: str) -> None:
+    original = random_pet(torch.float32, num_neighbors_adaptive=4)
+    original.hypers[setting] = value
+    with pytest.raises(UnsupportedModelError, match=f"our PET has no {setting}='{value}'"):
+        from_metatrain(original, native=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_ours_has_not() -> None:
+    original = random_pet(torch.float32)
+    settings, state = settings_of(original), dict(original.backend.state_dict())
+    scales = torch.ones(1)
+    native_pet(settings, state, scales)
+    with pytest.raises(UnsupportedModelError, match=r"our PET lacks \['more'\] of this model"):
+        native_pet(settings, {**state, "more": scales}, scales)
+    wrong = {"gnn_layers.0.trans.layers.0.norm_mlp.weight": scales}
+    with pytest.raises(UnsupportedModelError, match=r"norm_mlp.weight: expected shape \(8,\), got"):
+        native_pet(settings, {**state, **wrong}, scales)
+    del state["edge_embedder.weight"]
+    with pytest.raises(UnsupportedModelError, match="a PET, which have edge_embedder.weight"):
+        native_pet(settings, state, scales)
+    with pytest.raises(UnsupportedModelError, match=r"one number per atom, got shapes \{'x': \[3"):
+        native_pet({**settings, "shapes": {"x": [3]}}, state, scales)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -15,6 +15,7 @@ from graph_pes.models import (
     FixedOffset,
     GraphPESModel,
     LennardJones,
+    M3GNet,
     MultiHead,
     NequIP,
     Orb,
@@ -34,6 +35,7 @@ CHO = ["C", "H", "O"]
 MODELS = {
     "PaiNN": lambda: PaiNN(channels=8, layers=1, cutoff=3.0),
     "SchNet": lambda: SchNet(channels=8, layers=1, cutoff=3.0),
+    "M3GNet": lambda: M3GNet(3.0, three_body_cutoff=2.5, channels=8, layers=1),
     "TensorNet": lambda: TensorNet(channels=8, layers=1, radial_features=8, cutoff=3.0),
     "NequIP": lambda: NequIP(
         CHO, layers=1, features={"channels": 4, "l_max": 1, "use_odd_parity": True}, cutoff=3.0

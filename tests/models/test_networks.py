@@ -16,6 +16,7 @@ from graph_pes.models import (
     EDDP,
     MACE,
     GraphPESModel,
+    M3GNet,
     NequIP,
     Orb,
     PaiNN,
@@ -35,6 +36,7 @@ MACE_SIZES = {"cutoff": 3.5, "channels": 2, "l_max": 1, "weights_mlp": {"hidden_
 
 NETWORKS: dict[str, Callable[[], GraphPESModel]] = {
     "EDDP": lambda: EDDP(ELEMENTS, 3.5, features=3, three_body_cutoff=2.5, learnable_powers=True),
+    "M3GNet": lambda: M3GNet(3.5, three_body_cutoff=3.0, channels=6, layers=2),
     "MACE": lambda: MACE(ELEMENTS, **MACE_SIZES),
     "NequIP": lambda: NequIP(ELEMENTS, cutoff=3.5, layers=3, features=FEATURES),
     "Orb": lambda: Orb(3.5, conservative=True, channels=6, layers=2, mlp_hidden_dim=8),

@@ -35,18 +35,22 @@ CHARGES = "{+LearnedCharges: {network: {+SchNet: {cutoff: 3.0, channels: 4, laye
 
 #: The line that is changed. A new model needs a row.
 MODELS = {
+    "CHGNet": "{+CHGNet: {cutoff: 3.0, channels: 4, layers: 2, radial_features: 4}}",
+    "ANI": "{+ANI: {elements: [H, C, O], cutoff: 3.0, angular_cutoff: 2.0, hidden: [8]}}",
     "Coulomb": "{+Coulomb: {cutoff: 3.0, charges: " + CHARGES + "}}",
     "EDDP": "{+EDDP: {elements: [H, C, O], cutoff: 3.0, features: 3, three_body_cutoff: 2.0}}",
     "Ewald": "{+Ewald: {cutoff: 3.0, charges: " + CHARGES + "}}",
     "LearnableOffset": "+LearnableOffset()",
     "LennardJones": "{+LennardJones: {cutoff: 3.0}}",
     "LennardJonesMixture": "{+LennardJonesMixture: {cutoff: 3.0}}",
+    "M3GNet": "{+M3GNet: {cutoff: 3.0, three_body_cutoff: 2.5, channels: 8, layers: 1}}",
     "MACE": "{+MACE: {elements: [H, C, O], cutoff: 3.0, n_radial: 4, channels: 4, l_max: 2}}",
     "Morse": "{+Morse: {cutoff: 3.0}}",
     "NequIP": "{+NequIP: {elements: [H, C, O], cutoff: 3.0, layers: 2, features: " + IRREPS + "}}",
     "Orb-direct": "{+Orb: {cutoff: 3.0, channels: 8, layers: 1, mlp_hidden_dim: 8}}",
     "Orb": "{+Orb: {cutoff: 3.0, conservative: true, channels: 8, layers: 1, mlp_hidden_dim: 8}}",
     "PaiNN": "{+PaiNN: {cutoff: 3.0, channels: 4, radial_features: 4, layers: 1}}",
+    "PET": "{+PET: {elements: [H, C, O], cutoff: 3.0, channels: 8, node_channels: 8, heads: 2}}",
     "SchNet": "{+SchNet: {cutoff: 3.0, channels: 4, expansion_features: 8, layers: 1}}",
     "SmoothedPairPotential": "{+SmoothedPairPotential: {potential: {+Morse: {cutoff: 3.0}}}}",
     "StillingerWeber": "{+StillingerWeber: {sigma: 0.8}}",

@@ -24,8 +24,9 @@ pytestmark = [
 ]
 
 #: Every kind of network and of potential, once: recording one takes seconds.
-NAMES = """LennardJones StillingerWeber SchNet PaiNN TensorNet MACE NonLinearMACE NequIP-direct
-EDDP Orb-direct-stress LearnableOffset UnitConverter""".split()
+NAMES = """LennardJones StillingerWeber SchNet PaiNN M3GNet TensorNet MACE NonLinearMACE
+NequIP-direct CHGNet PET PET-grid EDDP ANI Orb-direct-stress LearnableOffset
+UnitConverter""".split()
 
 
 def structures(row: Row) -> list[ase.Atoms]:
