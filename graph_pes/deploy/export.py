@@ -268,8 +268,9 @@ def check_agreement(
 ) -> dict[str, float]:
     """Compare a file with its model on inputs of several sizes.
 
-    Errors may be ``tolerance``, relative to the largest value of the same size, and besides, those
-    of tables, ``table_tolerance`` relative to the largest value of all sizes.
+    Errors may be ``tolerance``, relative to the largest value of the same size, and besides, twice
+    what the model itself is off by rounding, if it is not in double precision, and those of tables,
+    ``table_tolerance`` relative to the largest value of all sizes.
 
     Returns
     -------
@@ -282,22 +283,26 @@ def check_agreement(
         With the size and the error, if they differ.
     """
     program, metadata = read_exported(path)
-    expected = EngineModel(model)
+    expected, exact = EngineModel(model), EngineModel(copy.deepcopy(model).double())
     cases = []
     for seed, (atoms, columns) in enumerate(CHECKED_SIZES):
         inputs = example_inputs(model, atoms, columns, seed=seed, device=model.device)
         if seed == 1:  # nobody has neighbours
             inputs = inputs._replace(vectors=torch.full_like(inputs.vectors, metadata.cutoff + 1))
         arguments = (*inputs, *example_structure(expected, atoms, seed))
-        cases.append((atoms, columns, program(*arguments), expected(*arguments)))
+        precise = (inputs.vectors.double(), *arguments[1:])
+        values, exact_values = expected(*arguments), exact(*precise)
+        rounding = [relative_error(a, b) for a, b in zip(values, exact_values, strict=True)]
+        cases.append((atoms, columns, program(*arguments), values, rounding))
     errors = dict.fromkeys(metadata.outputs, 0.0)
     for n, name in enumerate(metadata.outputs):
         # Tables are exact relative to the largest value of all structures, not of each.
-        of_tables = table_tolerance * max(float(values[n].abs().max()) for *_, values in cases)
-        for atoms, columns, found, values in cases:
+        of_tables = table_tolerance * max(float(case[3][n].abs().max()) for case in cases)
+        for atoms, columns, found, values, rounding in cases:
             error = relative_error(found[n], values[n])
             errors[name] = max(errors[name], error)
-            allowed = tolerance + of_tables / max(float(values[n].abs().max()), 1e-3)
+            allowed = tolerance + 2 * rounding[n]
+            allowed += of_tables / max(float(values[n].abs().max()), 1e-3)
             if not error <= allowed:
                 raise ExportError(
                     f"the exported program does not agree with the model: for {atoms} atoms with "

@@ -112,6 +112,39 @@ def test_models_are_whole_if_a_part_says_so(part: GraphPESModel) -> None:
     assert EngineModel(AdditionModel(part=part, whole=OfAll())).whole_structure == "OfAll: a mean"
 
 
+class Rough(GraphPESModel):
+    """Loses three digits to rounding."""
+
+    def __init__(self) -> None:
+        super().__init__(3.0, ["local_energies"])
+        self.shift = torch.nn.Parameter(torch.tensor(5000.0))
+
+    def forward(self, graph: AtomicGraph) -> dict[str, torch.Tensor]:
+        near = (3 - neighbour_distances(graph)).clamp(min=0)
+        return {"local_energies": sum_over_neighbours((near + self.shift) - self.shift, graph)}
+
+
+@pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1 + 1e-3, False)])
+def test_files_may_be_as_far_from_the_model_as_it_is_off_by_rounding(
+    factor: float, right: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that is exact is more than 1e-5 from the model in single precision."""
+    export_model(Rough(), tmp_path / "model.pt2", mode="portable")
+    metadata = ExportedModel(tmp_path / "model.pt2").metadata
+    exact = EngineModel(Rough().double())
+
+    def program(vectors: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
+        return [factor * x for x in exact(vectors.double(), *others)]
+
+    monkeypatch.setattr("graph_pes.deploy.export.read_exported", lambda path: (program, metadata))
+    if right:
+        errors = check_agreement(Rough(), "model.pt2", 1e-5)
+        assert errors["local_energies"] > 1e-5
+    else:
+        with pytest.raises(ExportError, match="differs by"):
+            check_agreement(Rough(), "model.pt2", 1e-5)
+
+
 # --- whole structures ---------------------------------------------------------------------
 
 
