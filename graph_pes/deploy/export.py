@@ -252,10 +252,12 @@ def _check_positions(function: EngineModel) -> None:
     if not function.has_energies:
         return
     inputs, _, _ = separate_groups(function.model)
-    first, second = (
-        function(*inputs, *example_structure(function, len(inputs.Z), seed))[0] for seed in (0, 2)
+    crystal, molecule, *others = (
+        function(*inputs, *example_structure(function, len(inputs.Z), seed))[0] for seed in range(4)
     )
-    if not relative_error(second, first) <= TOLERANCES[dtype_of(function.model)]:
+    pairs = zip(others, (crystal, molecule), strict=True)
+    tolerance = TOLERANCES[dtype_of(function.model)]
+    if not all(relative_error(a, b) <= tolerance for a, b in pairs):
         raise ExportError(
             f"the energies that {type(function.model).__name__} predicts depend on positions or "
             "cells, with respect to which engines do not differentiate, rather than on "

@@ -165,8 +165,14 @@ class OfAll(GraphPESModel):
 class FromPositions(OfAll):
     """Depends on what engines do not differentiate with respect to."""
 
+    def __init__(self, periodic: bool = True):
+        super().__init__()
+        self.periodic = periodic
+
     def forward(self, graph: AtomicGraph) -> dict[str, torch.Tensor]:
-        return {"local_energies": graph.R[:, 0]}
+        assert graph.pbc is not None
+        counts = graph.pbc.all(-1)[graph.batch] == self.periodic
+        return {"local_energies": graph.R[:, 0] * counts}
 
 
 def whole_models() -> dict[str, GraphPESModel]:
@@ -238,9 +244,10 @@ def test_atoms_that_do_not_count_are_no_part_of_the_structure() -> None:
                 torch.testing.assert_close(a, b, msg=f"{name} {key}")
 
 
-def test_energies_of_positions_are_not_for_engines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("periodic", [True, False])
+def test_energies_of_positions_are_not_for_engines(periodic: bool, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="FromPositions predicts depend on positions or cells"):
-        export_model(FromPositions(), tmp_path / "model.pt2", mode="portable")
+        export_model(FromPositions(periodic), tmp_path / "model.pt2", mode="portable")
     assert not list(tmp_path.iterdir())
 
 
